@@ -1,0 +1,1 @@
+"""duoviz: adaptive computation in language models, after Duo-LLM (arXiv 2410.10846)."""

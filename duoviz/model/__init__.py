@@ -1,0 +1,22 @@
+"""The Duo model: layers with two FFNs and a skip, on the models of transformers."""
+
+from .duo import CLASSES, SKIP_SCOPES, DuoCausalLM, DuoConfig, DuoOutput, RandomPolicy, config_for
+from .language_model import Head, LanguageModel, load, load_model
+from .routing import DuoFFN, DuoLayer, Routing
+
+__all__ = [
+    "CLASSES",
+    "SKIP_SCOPES",
+    "DuoCausalLM",
+    "DuoConfig",
+    "DuoFFN",
+    "DuoLayer",
+    "DuoOutput",
+    "Head",
+    "LanguageModel",
+    "RandomPolicy",
+    "Routing",
+    "config_for",
+    "load",
+    "load_model",
+]

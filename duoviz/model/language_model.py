@@ -1,0 +1,264 @@
+"""A Duo model with its tokenizer: loading, scoring of routes, the head in float32, the fingerprint of the weights."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Int8
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from .. import routes as routes_
+from ..families import family
+from ..records import Tokens
+from .duo import CLASSES, DuoCausalLM, DuoConfig, config_for
+
+
+@dataclass(frozen=True)
+class Head:
+    """Final norm and language-model head in float32, whatever the model's dtype.
+
+    A minimum over thousands of routes is biased down by rounding noise, so nothing here is computed in less.
+
+    Attributes:
+        norm: the model's final norm.
+        weight: float32 `[vocab, hidden]`.
+        bias: float32 `[vocab]`, or None.
+    """
+
+    norm: nn.Module
+    weight: Float[Tensor, "vocab hidden"]
+    bias: Float[Tensor, " vocab"] | None
+
+    def logits(self, hidden: Float[Tensor, "*any hidden"]) -> Float[Tensor, "*any vocab"]:
+        """Logits of the last layer's output, before the final norm."""
+        return nn.functional.linear(self.norm(hidden.float()), self.weight, self.bias)
+
+
+class LanguageModel:
+    """A Duo model, its tokenizer and what every study asks of them.
+
+    Attributes:
+        model: the model of transformers.
+        tokenizer: its tokenizer; None where token ids are all there is.
+        choices: letters of the choices that mean something for it: `"SB-"` for a Duo model, `"-B"` for a dense one.
+        path: where it was loaded from.
+    """
+
+    def __init__(
+        self,
+        model: DuoCausalLM,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        *,
+        choices: str = "-SB",
+        path: str = "",
+    ) -> None:
+        self.model, self.tokenizer, self.choices, self.path = model.eval(), tokenizer, choices, path
+
+    def __repr__(self) -> str:
+        return f"LanguageModel({self.path or type(self.model).__name__}, {self.layers} layers)"
+
+    @property
+    def layers(self) -> int:
+        """Number of decoder layers."""
+        return self.model.config.num_hidden_layers
+
+    @property
+    def vocab(self) -> int:
+        """Size of the vocabulary."""
+        return self.model.config.vocab_size
+
+    @property
+    def context(self) -> int:
+        """Longest text in tokens."""
+        return self.model.config.max_position_embeddings
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.device
+
+    @cached_property
+    def head(self) -> Head:
+        """The head in float32."""
+        output = self.model.get_output_embeddings()
+        bias = getattr(output, "bias", None)
+        return Head(
+            copy.deepcopy(self.model.final_norm).float().requires_grad_(False),
+            output.weight.detach().float(),
+            None if bias is None else bias.detach().float(),
+        )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Twelve hexadecimal digits that change with any weight or with the configuration's shape."""
+        digest = hashlib.sha256(f"{self.model.config.model_type} {self.model.config.skip_scope}".encode())
+        for name, tensor in sorted(self.model.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()[:12]
+
+    def check(self, tokens: Tokens | np.ndarray) -> Tokens:
+        """The tokens as a record that this model can read.
+
+        Raises:
+            ValueError: ids outside the vocabulary, or a text longer than the context.
+        """
+        tokens = Tokens.of(tokens)
+        low, high = int(tokens.ids.min()), int(tokens.ids.max())
+        if low < 0 or high >= self.vocab:
+            raise ValueError(f"token ids {low}..{high}: the model's vocabulary has ids 0..{self.vocab - 1}")
+        if tokens.ids.shape[1] > self.context:
+            raise ValueError(
+                f"a text of {tokens.ids.shape[1]} tokens: the model's context is {self.context}, give a shorter length"
+            )
+        return tokens
+
+    def spread(self, routes: str | np.ndarray, tokens: Tokens) -> Int8[np.ndarray, "seq token layer"]:
+        """Routes for every input token; the last token of a text, which predicts nothing, and unscored ones go big.
+
+        Args:
+            routes: `"BBSS..."`, int8 `[layer]` or `[seq, position, layer]`.
+            tokens: the texts.
+
+        Raises:
+            ValueError: an unknown letter or a wrong shape.
+        """
+        array = routes_.check(routes, layers=self.layers)
+        seqs, length = tokens.ids.shape
+        if array.ndim not in (1, 3) or (array.ndim == 3 and array.shape[:2] != (seqs, length - 1)):
+            raise ValueError(
+                f"routes of shape {array.shape}: give [layer] or [{seqs}, {length - 1}, {self.layers}]"
+                " (seq, position, layer)"
+            )
+        full = np.full((seqs, length, self.layers), routes_.BIG, np.int8)
+        full[:, :-1] = array
+        full[full < 0] = routes_.BIG
+        return full
+
+    @torch.no_grad()
+    def hidden(self, tokens: Tokens, *, batch_size: int = 8, **routing: Any) -> Float[Tensor, "seq token hidden"]:
+        """The last layer's output, before the final norm.
+
+        Args:
+            tokens: the texts.
+            batch_size: sequences in one forward pass.
+            **routing: `duo_routes` (one row per sequence, or one for all) or `duo_router`.
+        """
+        kept: list[Tensor] = []
+        hook = self.model.final_norm.register_forward_pre_hook(lambda _, args: kept.append(args[0]))
+        try:
+            for start in range(0, len(tokens), batch_size):
+                rows = slice(start, start + batch_size)
+                ids = torch.from_numpy(tokens.ids[rows]).to(self.device)
+                given = {k: v[rows] if isinstance(v, Tensor) and v.ndim == 3 else v for k, v in routing.items()}
+                self.model(ids, use_cache=False, logits_to_keep=1, **given)
+        finally:
+            hook.remove()
+        return torch.cat(kept)
+
+    @torch.no_grad()
+    def score(
+        self, tokens: Tokens | np.ndarray, routes: str | np.ndarray, *, batch_size: int = 8
+    ) -> Float32[np.ndarray, "seq position"]:
+        """Loss of every next token in nats, from one ordinary forward pass with the given routes.
+
+        Args:
+            tokens: `Tokens` or int64 `[seq, token]`.
+            routes: `"BBSS..."`, int8 `[layer]` or `[seq, position, layer]`.
+            batch_size: sequences in one forward pass; it changes nothing but speed and memory.
+
+        Returns:
+            float32 nats `[seq, position]`, NaN where a position is not scored.
+
+        Raises:
+            ValueError: bad ids, lengths or routes; NaN among the losses.
+        """
+        tokens = self.check(tokens)
+        spread = torch.from_numpy(self.spread(routes, tokens))
+        return self.losses(self.hidden(tokens, batch_size=batch_size, duo_routes=spread), tokens)
+
+    @torch.no_grad()
+    def losses(self, hidden: Float[Tensor, "seq token hidden"], tokens: Tokens) -> Float32[np.ndarray, "seq position"]:
+        """Losses in nats from the last layer's output; NaN where a position is not scored.
+
+        Raises:
+            ValueError: NaN among the scored losses.
+        """
+        found = np.empty(tokens.scored.shape, np.float32)
+        for row, ids in enumerate(tokens.ids):
+            logits = self.head.logits(hidden[row, :-1])
+            targets = torch.from_numpy(ids[1:]).to(logits.device)
+            found[row] = nn.functional.cross_entropy(logits, targets, reduction="none").cpu().numpy()
+        if np.isnan(found[tokens.scored]).any():
+            raise ValueError("losses are NaN: the weights are damaged, or the dtype overflows; try dtype=torch.float32")
+        found[~tokens.scored] = np.nan
+        return found
+
+
+def load(
+    path: Path | str, *, device: str = "auto", dtype: torch.dtype | None = None, choices: str | None = None
+) -> LanguageModel:
+    """A Duo model, or a dense one whose layers can be skipped, with its tokenizer.
+
+    Args:
+        path: a folder or Hub id.
+        device: `"auto"` is CUDA where there is one.
+        dtype: None is float32 on the CPU and bfloat16 on CUDA.
+        choices: for a dense model `"-B"` (skip or big): it has no small FFN.
+
+    Raises:
+        ValueError: an unsupported family, remote code or quantised weights, choices the model does not have, NaN weights.
+        FileNotFoundError: a folder that does not exist; OSError: a damaged one, or a Hub id that cannot be reached.
+    """
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    dtype = dtype or (torch.float32 if device == "cpu" else torch.bfloat16)
+    model = load_model(path, dtype=dtype, choices=choices).to(device)
+    for name, tensor in model.state_dict().items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise ValueError(f"weight {name} of {path} holds NaN or infinity: the checkpoint is damaged")
+    is_dense = choices is not None and routes_.LETTERS[routes_.SMALL] not in choices
+    tokenizer = AutoTokenizer.from_pretrained(path) if Path(path).joinpath("tokenizer.json").is_file() else None
+    if tokenizer is None and not Path(path).is_dir():
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    return LanguageModel(model, tokenizer, choices="-B" if is_dense else "-SB", path=str(path))
+
+
+def load_model(path: Path | str, *, dtype: torch.dtype = torch.float32, choices: str | None = None) -> DuoCausalLM:
+    """The Duo model of a folder or Hub id, without tokenizer; errors as in `load`."""
+    looks_local = Path(path).is_absolute() or str(path).count("/") != 1 or Path(path).parent.exists()
+    if looks_local and not Path(path).is_dir():
+        raise FileNotFoundError(f"model {path}: there is no such folder, and it is not a Hub id like 'owner/name'")
+    config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+    entry = family(config.model_type)
+    if getattr(config, "quantization_config", None):
+        raise ValueError(f"{path} is quantised: give a checkpoint in float32, bfloat16 or float16")
+    if isinstance(config, DuoConfig):
+        return _read(lambda: AutoModelForCausalLM.from_pretrained(path, dtype=dtype), path)
+    if choices is None or set(choices) - set("-B"):
+        raise ValueError(
+            f"{path} is a dense {config.model_type} model without small FFNs: load it with choices='-B' (skip or big)"
+        )
+    _, causal_lm = CLASSES[entry.name]
+    return _read(lambda: causal_lm.from_pretrained(path, config=config_for(config, small_width=1), dtype=dtype), path)
+
+
+def _read(read: Any, path: Path | str) -> DuoCausalLM:
+    """`read()`, with a damaged checkpoint named.
+
+    Raises:
+        OSError: the weights cannot be read.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        return read()
+    except SafetensorError as error:
+        raise OSError(f"the weights in {path} are damaged or cut short ({error}): restore the file") from error

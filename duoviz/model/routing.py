@@ -1,0 +1,172 @@
+"""The Duo layer: one FFN site that holds a big and a small FFN, and the strategies that say which of them a token takes.
+
+`DuoFFN` and `DuoLayer` are mixed into a family's own FFN and decoder layer, so that attention, norms and residuals stay
+the family's code. A forward pass makes one `Routing` and hands it from layer to layer.
+
+Paper: arXiv 2410.10846, section 2, figure 1.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from ..routes import BIG, SKIP, SMALL
+
+
+class Routing(Protocol):
+    """What a forward pass does at every FFN site."""
+
+    def at_ffn(self, ffn: DuoFFN, layer: int, x: Float[Tensor, "*token hidden"]) -> Float[Tensor, "*token hidden"]:
+        """The output of the FFN site of `layer` for its (normalised) input."""
+
+    def at_layer_end(
+        self,
+        layer: int,
+        before: Float[Tensor, "batch token hidden"],
+        after: Float[Tensor, "batch token hidden"],
+    ) -> Float[Tensor, "batch token hidden"]:
+        """The output of the whole layer, from its input and what it computed."""
+
+
+class DuoFFN(nn.Module):
+    """A family's FFN (big) with a second, narrower one of the same kind as its child `small`.
+
+    The big FFN keeps its own parameter names, so a Duo checkpoint also opens as the dense model.
+    """
+
+    small: nn.Module
+    layer_index: int
+    routing: Routing | None = None
+
+    def forward(self, x: Float[Tensor, "*token hidden"]) -> Float[Tensor, "*token hidden"]:
+        if self.routing is None:
+            return self.big(x)
+        return self.routing.at_ffn(self, self.layer_index, x)
+
+    def big(self, x: Float[Tensor, "*token hidden"]) -> Float[Tensor, "*token hidden"]:
+        """The big FFN: the dense model's own."""
+        return super().forward(x)
+
+    def dispatch(
+        self, x: Float[Tensor, "*token hidden"], choices: Int[Tensor, "..."]
+    ) -> Float[Tensor, "*token hidden"]:
+        """Each token through the FFN chosen for it: tokens are gathered by choice, so no work is done twice.
+
+        With gradients on, both FFNs run even on no tokens: distributed training needs a gradient for every parameter.
+        """
+        flat, choices = x.reshape(-1, x.shape[-1]), choices.reshape(-1)
+        rows = {choice: (choices == choice).nonzero()[:, 0] for choice in (BIG, SMALL)}
+        if not torch.is_grad_enabled():
+            for choice, ffn in ((BIG, self.big), (SMALL, self.small)):
+                if len(rows[choice]) == len(flat):
+                    return ffn(x)
+        out = torch.zeros_like(flat)
+        out = out.index_copy(0, rows[BIG], self.big(flat.index_select(0, rows[BIG])))
+        out = out.index_copy(0, rows[SMALL], self.small(flat.index_select(0, rows[SMALL])))
+        return out.reshape(x.shape)
+
+
+class DuoLayer(nn.Module):
+    """A family's decoder layer that takes the forward pass's `Routing`.
+
+    The routing is set inside `forward`, which is inside the checkpointed function: a recomputed layer takes the same
+    routes.
+    """
+
+    duo_ffn: DuoFFN
+
+    def forward(
+        self,
+        hidden_states: Float[Tensor, "batch token hidden"],
+        *args: object,
+        duo_routing: Routing | None = None,
+        **kwargs: object,
+    ) -> Float[Tensor, "batch token hidden"]:
+        ffn = self.duo_ffn
+        ffn.routing = duo_routing
+        try:
+            after = super().forward(hidden_states, *args, **kwargs)
+        finally:
+            ffn.routing = None
+        if duo_routing is None:
+            return after
+        return duo_routing.at_layer_end(ffn.layer_index, hidden_states, after)
+
+
+class GivenRoutes:
+    """Every token takes a given route.
+
+    Args:
+        routes: int8 `[batch or 1, token or 1, layer]`.
+        skip_scope: `"ffn"` or `"block"`.
+    """
+
+    def __init__(self, routes: Int[Tensor, "batch token layer"], *, skip_scope: str) -> None:
+        self.routes, self.skip_scope = routes, skip_scope
+        self.skips_blocks = skip_scope == "block" and bool((routes == SKIP).any())
+        self.tokens = (0, 0)
+
+    def at_ffn(self, ffn: DuoFFN, layer: int, x: Tensor) -> Tensor:
+        return ffn.dispatch(x, self.routes[..., layer].expand(self._tokens(x)))
+
+    def at_layer_end(self, layer: int, before: Tensor, after: Tensor) -> Tensor:
+        if not self.skips_blocks:
+            return after
+        return torch.where((self.routes[..., layer] == SKIP)[..., None], before, after)
+
+    def _tokens(self, x: Tensor) -> tuple[int, int]:
+        """`[batch, token]` of the site's input, which some families hand over flattened."""
+        if x.ndim == 3:
+            return x.shape[0], x.shape[1]
+        batch = self.routes.shape[0]
+        return batch, x.shape[0] // batch
+
+
+class LearnedRoutes:
+    """A router chooses: a soft mixture while it trains, the best choice when it is used.
+
+    Args:
+        router: a module whose `logits(layer, x)` are float `[*token, choice]`, one column per entry of its `choices`,
+            and whose `beta` sharpens them.
+        skip_scope: `"ffn"` or `"block"`.
+        soft: mix the outputs by probability instead of choosing.
+    """
+
+    def __init__(self, router: nn.Module, *, skip_scope: str, soft: bool) -> None:
+        self.router, self.skip_scope, self.soft = router, skip_scope, soft
+        self.logits: dict[int, Tensor] = {}
+        self._skipped: Tensor | None = None
+        self._mixed: Tensor | None = None
+
+    def at_ffn(self, ffn: DuoFFN, layer: int, x: Tensor) -> Tensor:
+        logits = self.router.logits(layer, x)
+        self.logits[layer] = logits
+        if not self.soft:
+            choices = self.router.choose(logits)
+            self._skipped = choices == SKIP
+            return ffn.dispatch(x, choices)
+        share = dict(zip(self.router.choices, (self.router.beta * logits).softmax(-1).to(x.dtype).unbind(-1)))
+        mixed = torch.zeros_like(x)
+        if BIG in share:
+            mixed = mixed + share[BIG][..., None] * ffn.big(x)
+        if SMALL in share:
+            mixed = mixed + share[SMALL][..., None] * ffn.small(x)
+        self._mixed, self._skipped = mixed, share.get(SKIP)
+        return mixed
+
+    def at_layer_end(self, layer: int, before: Tensor, after: Tensor) -> Tensor:
+        if self.skip_scope == "ffn" or self._skipped is None:
+            return after
+        skipped = self._skipped.reshape(*before.shape[:-1], 1)
+        if not self.soft:
+            return torch.where(skipped, before, after)
+        attended = after - before - self._mixed.reshape(before.shape)
+        return after - skipped * attended
+
+    def stacked_logits(self) -> Tensor:
+        """Logits of all layers: float `[*token, layer, choice]`."""
+        return torch.stack([self.logits[layer] for layer in sorted(self.logits)], dim=-2)

@@ -1,0 +1,162 @@
+"""The hand-over between the rooms: frozen records of numpy arrays that prove, when made, that their shapes agree.
+
+Axes: `seq` texts, `token` tokens of a text, `position` scored predictions (input token t predicts token t+1, so one fewer
+than tokens), `layer`, `k` entries of a curve, `route` routes of a landscape. Losses are negative log-likelihoods in nats.
+A position that is not scored (padding, the first token of a document) is NaN in losses and -1 in routes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int8, Int64
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Blocks of token ids, with what is needed to show them as characters.
+
+    Attributes:
+        ids: token ids; padding repeats id 0.
+        scored: whether the prediction made at each position counts.
+        text: the characters of each sequence.
+        offsets: first and past-the-end character of each token in `text`; padding is (0, 0).
+        documents: id of the document each sequence was cut from.
+        source: name of the corpus source.
+    """
+
+    ids: Int64[np.ndarray, "seq token"]
+    scored: Bool[np.ndarray, "seq position"]
+    text: tuple[str, ...]
+    offsets: Int64[np.ndarray, "seq token 2"]
+    documents: tuple[str, ...]
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        seqs, tokens = self.ids.shape
+        assert self.scored.shape == (seqs, tokens - 1), "scored is [seq, position]"
+        assert self.offsets.shape == (seqs, tokens, 2), "offsets are [seq, token, 2]"
+        assert len(self.text) == len(self.documents) == seqs, "one text and one document id per sequence"
+
+    @classmethod
+    def of(cls, ids: np.ndarray | Tokens) -> Tokens:
+        """Plain ids `[seq, token]` as a record without text; a record as it is.
+
+        Raises:
+            ValueError: an array that is not integer `[seq, token]` with at least two tokens.
+        """
+        if isinstance(ids, Tokens):
+            return ids
+        ids = np.asarray(ids)
+        if ids.ndim != 2 or not np.issubdtype(ids.dtype, np.integer):
+            raise ValueError(f"tokens of shape {ids.shape} and dtype {ids.dtype}: give integers [seq, token]")
+        if 0 in ids.shape or ids.shape[1] < 2:
+            raise ValueError(
+                f"tokens of shape {ids.shape}: at least one sequence of two tokens is needed (empty text?)"
+            )
+        seqs, tokens = ids.shape
+        return cls(
+            ids=ids.astype(np.int64),
+            scored=np.ones((seqs, tokens - 1), bool),
+            text=("",) * seqs,
+            offsets=np.zeros((seqs, tokens, 2), np.int64),
+            documents=tuple(f"text-{i}" for i in range(seqs)),
+        )
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, rows: slice) -> Tokens:
+        """Some of the sequences."""
+        return Tokens(
+            ids=self.ids[rows],
+            scored=self.scored[rows],
+            text=self.text[rows],
+            offsets=self.offsets[rows],
+            documents=self.documents[rows],
+            source=self.source,
+        )
+
+    def pieces(self, seq: int) -> list[str]:
+        """The characters of each token. A character split over several tokens is shown by the last of them.
+
+        Returns an empty string for padding, and for the earlier parts of a split character.
+        """
+        spans = self.offsets[seq]
+        text = self.text[seq]
+        found = []
+        for index, (start, stop) in enumerate(spans):
+            later = spans[index + 1, 0] if index + 1 < len(spans) else stop
+            split = later < stop and spans[index + 1, 1] > 0 if index + 1 < len(spans) else False
+            found.append(text[start : later if split else stop])
+        return found
+
+
+@dataclass(frozen=True)
+class Found:
+    """The routes that a search chose, one per position.
+
+    Attributes:
+        routes: the chosen routes.
+        loss_nats: loss of each on its target, in the search's context.
+        margin_nats: how much worse the second best route of the position is on what was minimised; inf if alone.
+        replay_error: largest difference, in nats, between `loss_nats` and one ordinary forward pass with these routes.
+        space: the space searched, as text.
+        context: how earlier tokens were routed.
+        objective: what was minimised.
+        method: how it was searched.
+        evaluated: routes evaluated per position, on average.
+    """
+
+    routes: Int8[np.ndarray, "seq position layer"]
+    loss_nats: Float32[np.ndarray, "seq position"]
+    margin_nats: Float32[np.ndarray, "seq position"]
+    replay_error: float
+    space: str
+    context: str
+    objective: str = "nll"
+    method: str = "exhaustive"
+    evaluated: float = 0.0
+
+    def __post_init__(self) -> None:
+        assert self.routes.shape[:2] == self.loss_nats.shape == self.margin_nats.shape, "one loss and margin per route"
+        assert (np.isnan(self.loss_nats) == (self.routes[..., 0] == -1)).all(), "unscored positions are NaN and -1"
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One policy at several budgets: the same texts, a loss and a route for every position and budget.
+
+    Attributes:
+        name: the policy: oracle, label-free, null, fixed, random-100, router.
+        context: how earlier tokens were routed.
+        budgets: big layers asked for.
+        loss_nats: losses on the target the policy is scored on.
+        routes: the chosen routes.
+        margin_nats: as in `Found`, where the policy was searched.
+        replay_error: as in `Found`, per budget; NaN where nothing was replayed.
+    """
+
+    name: str
+    context: str
+    budgets: Int64[np.ndarray, " k"]
+    loss_nats: Float32[np.ndarray, "k seq position"]
+    routes: Int8[np.ndarray, "k seq position layer"]
+    margin_nats: Float32[np.ndarray, "k seq position"] | None = None
+    replay_error: np.ndarray = field(default_factory=lambda: np.zeros(0))
+
+    def __post_init__(self) -> None:
+        assert self.loss_nats.shape == self.routes.shape[:3], "one loss per route"
+        assert len(self.budgets) == len(self.loss_nats), "one entry per budget"
+
+    def at(self, budget: int) -> tuple[np.ndarray, np.ndarray]:
+        """Losses `[seq, position]` and routes `[seq, position, layer]` at one budget.
+
+        Raises:
+            ValueError: a budget the curve does not hold.
+        """
+        if budget not in self.budgets:
+            raise ValueError(f"budget {budget}: the curve {self.name!r} holds {self.budgets.tolist()}")
+        k = int(np.flatnonzero(self.budgets == budget)[0])
+        return self.loss_nats[k], self.routes[k]

@@ -1,0 +1,245 @@
+"""Routes: which FFN each layer runs for one token, and the sets of routes that a search looks through.
+
+A *choice* is `SKIP`, `SMALL` or `BIG`; a *route* is one choice per layer, int8 `[layer]`, layer 0 first. As text a route
+is a string over `-SB`, which is also its id in tables. A `Space` is a set of routes: it is counted exactly before it is
+enumerated, and enumerated in lexicographic order (`-` before `S` before `B`, layer 0 most significant).
+
+Paper: arXiv 2410.10846, section 2.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from jaxtyping import Int8, Int64
+from numpy.typing import ArrayLike
+
+SKIP, SMALL, BIG = 0, 1, 2
+LETTERS = "-SB"
+
+MAX_ENUMERATED = 20_000_000
+"""Routes that `Space.enumerate` will list: 12 bytes each at 12 layers, so 240 MB."""
+
+
+def from_text(text: str, *, layers: int | None = None) -> Int8[np.ndarray, " layer"]:
+    """The route that a text such as `"SSB-BSSSBBSS"` names.
+
+    Raises:
+        ValueError: an unknown letter, or a length other than `layers`.
+    """
+    unknown = sorted(set(text) - set(LETTERS))
+    if unknown:
+        raise ValueError(
+            f"route {text!r} holds {unknown}: each letter must be one of '-' (skip), 'S' (small), 'B' (big)"
+        )
+    if layers is not None and len(text) != layers:
+        raise ValueError(f"route {text!r} has {len(text)} letters: the model has {layers} layers, give one letter each")
+    return np.array([LETTERS.index(letter) for letter in text], np.int8)
+
+
+def to_text(route: ArrayLike) -> str:
+    """The text of a route `[layer]`: its id in tables. `from_text(to_text(r))` is `r`."""
+    return "".join(LETTERS[choice] for choice in np.asarray(route, np.int8))
+
+
+def to_texts(routes: Int8[np.ndarray, "*any layer"]) -> np.ndarray:
+    """Texts of many routes: str `[*any]`; a route that holds -1 (an unscored position) becomes `""`."""
+    routes = np.asarray(routes, np.int8)
+    letters = np.array(["", *LETTERS])[routes + 1]
+    flat = ["".join(row) for row in letters.reshape(-1, routes.shape[-1])]
+    return np.array(flat, dtype=object).reshape(routes.shape[:-1])
+
+
+def to_id(route: ArrayLike) -> int:
+    """The route read as a number in base 3, layer 0 most significant: ids order as routes do."""
+    return sum(int(choice) * 3**power for power, choice in enumerate(reversed(np.asarray(route, np.int8))))
+
+
+def from_id(number: int, *, layers: int) -> Int8[np.ndarray, " layer"]:
+    """The route of `to_id`.
+
+    Raises:
+        ValueError: a number that no route of so many layers has.
+    """
+    if not 0 <= number < 3**layers:
+        raise ValueError(f"route id {number}: with {layers} layers ids run from 0 to {3**layers - 1}")
+    return np.array([number // 3**power % 3 for power in reversed(range(layers))], np.int8)
+
+
+def check(routes: ArrayLike, *, layers: int) -> Int8[np.ndarray, "*any layer"]:
+    """A route text or an array of routes, as int8 with the last axis of length `layers`.
+
+    Raises:
+        ValueError: a letter or value that is no choice, or a wrong length.
+    """
+    if isinstance(routes, str):
+        return from_text(routes, layers=layers)
+    array = np.asarray(routes)
+    if array.ndim == 0 or array.shape[-1] != layers:
+        raise ValueError(f"routes of shape {array.shape}: the last axis must hold {layers} layers")
+    if array.size and (array.min() < -1 or array.max() > BIG):
+        raise ValueError(
+            f"routes hold values {array.min()}..{array.max()}: allowed are 0 (skip), 1 (small), 2 (big), -1 (not scored)"
+        )
+    return array.astype(np.int8)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How many layers may make one choice: between `low` and `high`, both included."""
+
+    low: int
+    high: int
+
+    @classmethod
+    def of(cls, asked: int | str | None, *, name: str, layers: int) -> Budget:
+        """`4` is exactly four, `"<=4"` at most four, `None` any number.
+
+        Raises:
+            ValueError: anything else, or a number outside 0..layers.
+        """
+        if asked is None:
+            return cls(0, layers)
+        digits = str(asked).removeprefix("<=").strip()
+        if not digits.isdigit():
+            raise ValueError(f"budget {name}={asked!r}: give a number (exactly), '<=number' (at most) or None (free)")
+        count = int(digits)
+        if count > layers:
+            raise ValueError(f"budget {name}={asked!r}: the model has {layers} layers, ask for 0..{layers}")
+        return cls(0 if str(asked).startswith("<=") else count, count)
+
+
+@dataclass(frozen=True)
+class Space:
+    """The routes searched for one token.
+
+    Attributes:
+        layers: number of layers.
+        choices: the allowed choices as letters, for example `"SB"`, `"-B"` or `"-SB"`.
+        big: budget of big layers: `4` exactly, `"<=4"` at most, None free.
+        skip: budget of skipped layers, likewise.
+
+    Raises:
+        ValueError: unknown or repeated letters, or budgets that no route meets.
+    """
+
+    layers: int
+    choices: str = "SB"
+    big: int | str | None = None
+    skip: int | str | None = None
+
+    def __post_init__(self) -> None:
+        if self.layers < 1:
+            raise ValueError(f"a space of {self.layers} layers: at least 1 is needed")
+        if not self.choices or set(self.choices) - set(LETTERS) or len(set(self.choices)) < len(self.choices):
+            raise ValueError(f"choices {self.choices!r}: name each allowed letter of '-SB' once, for example 'SB'")
+        if not self.count():
+            raise ValueError(
+                f"no route of {self.layers} layers over {self.choices!r} has big={self.big!r} and skip={self.skip!r}:"
+                " allow more choices or change the budget"
+            )
+
+    @property
+    def allowed(self) -> tuple[int, ...]:
+        """The allowed choices as numbers, ascending: the order of enumeration."""
+        return tuple(sorted(LETTERS.index(letter) for letter in self.choices))
+
+    @property
+    def budgets(self) -> tuple[Budget, Budget]:
+        """The budgets of big and of skip."""
+        return (
+            Budget.of(self.big, name="big", layers=self.layers),
+            Budget.of(self.skip, name="skip", layers=self.layers),
+        )
+
+    def __str__(self) -> str:
+        parts = [f"{self.layers} layers of {''.join(LETTERS[c] for c in self.allowed)}"]
+        parts += [f"{name} {asked}" for name, asked in (("big", self.big), ("skip", self.skip)) if asked is not None]
+        return ", ".join(parts)
+
+    def count(self) -> int:
+        """How many routes there are, exactly, without listing them."""
+        return _ways(self, self.layers, 0, 0)
+
+    def enumerate(self) -> Int8[np.ndarray, "route layer"]:
+        """All routes in lexicographic order, layer 0 most significant.
+
+        Raises:
+            ValueError: more than `MAX_ENUMERATED` routes.
+        """
+        if self.count() > MAX_ENUMERATED:
+            raise ValueError(
+                f"{self.count():,} routes in a space of {self}: at most {MAX_ENUMERATED:,} are listed;"
+                " narrow the budget, sample, or use a search that does not enumerate"
+            )
+        found = np.zeros((1, 0), np.int8)
+        big, skip = self.budgets
+        allowed = np.array(self.allowed, np.int8)
+        for left in reversed(range(self.layers)):
+            repeated = np.repeat(found, len(allowed), axis=0)
+            found = np.concatenate([repeated, np.tile(allowed, len(found))[:, None]], axis=1)
+            bigs, skips = (found == BIG).sum(1), (found == SKIP).sum(1)
+            table = np.array([[_ways(self, left, b, s) > 0 for s in range(skip.high + 1)] for b in range(big.high + 1)])
+            inside = (bigs <= big.high) & (skips <= skip.high)
+            inside[inside] = table[bigs[inside], skips[inside]]
+            found = found[inside]
+        return found
+
+    def sample(self, number: int, *, seed: int) -> Int8[np.ndarray, "route layer"]:
+        """`number` different routes, uniformly at random, in lexicographic order.
+
+        Raises:
+            ValueError: more routes asked for than there are.
+        """
+        count = self.count()
+        if not 0 < number <= count:
+            raise ValueError(f"a sample of {number} routes: the space of {self} holds {count:,}, ask for 1..{count}")
+        draw = random.Random(seed)
+        ranks: set[int] = set(range(count)) if number == count else set()
+        while len(ranks) < number:
+            ranks.add(draw.randrange(count))
+        return np.stack([self._unrank(rank) for rank in sorted(ranks)])
+
+    def contains(self, routes: Int8[np.ndarray, "*any layer"]) -> np.ndarray:
+        """Whether each route belongs to the space: bool `[*any]`."""
+        routes = check(routes, layers=self.layers)
+        big, skip = self.budgets
+        bigs, skips = (routes == BIG).sum(-1), (routes == SKIP).sum(-1)
+        counted = (big.low <= bigs) & (bigs <= big.high) & (skip.low <= skips) & (skips <= skip.high)
+        return np.isin(routes, self.allowed).all(-1) & counted
+
+    def _unrank(self, rank: int) -> Int8[np.ndarray, " layer"]:
+        route: list[int] = []
+        for left in reversed(range(self.layers)):
+            for choice in self.allowed:
+                taken = [*route, choice]
+                ways = _ways(self, left, taken.count(BIG), taken.count(SKIP))
+                if rank < ways:
+                    route = taken
+                    break
+                rank -= ways
+        return np.array(route, np.int8)
+
+
+@cache
+def _ways(space: Space, left: int, bigs: int, skips: int) -> int:
+    """How many ways there are to fill `left` more layers when `bigs` and `skips` are taken."""
+    big, skip = space.budgets
+    if bigs > big.high or skips > skip.high or bigs + left < big.low or skips + left < skip.low:
+        return 0
+    if left == 0:
+        return 1
+    return sum(_ways(space, left - 1, bigs + (c == BIG), skips + (c == SKIP)) for c in space.allowed)
+
+
+def ramp(first: int, last: int, *, positions: int) -> Int64[np.ndarray, " position"]:
+    """Budgets that change linearly along a sequence, from `first` to `last`, rounded (half to even).
+
+    A ramp has the mean of its ends, so 6 to 2 compares with a constant 4.
+
+    Paper: arXiv 2410.10846, figure 4c.
+    """
+    return np.rint(np.linspace(first, last, positions)).astype(np.int64)

@@ -1,0 +1,48 @@
+"""Tiny real models that many tests share; shape types of the package are checked in every test."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from jaxtyping import install_import_hook
+
+install_import_hook("duoviz", "beartype.beartype")
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaConfig
+
+from duoviz import model
+
+
+def tiny_model(*, layers=4, hidden=32, heads=4, kv_heads=2, vocab=61, context=48, skip_scope="ffn", seed=0):
+    """A Duo Llama with random weights, large enough that its routes differ."""
+    torch.manual_seed(seed)
+    dense = LlamaConfig(
+        vocab_size=vocab,
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        max_position_embeddings=context,
+        initializer_range=0.3,
+        tie_word_embeddings=True,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    config = model.config_for(dense, small_width=8, skip_scope=skip_scope)
+    return model.LanguageModel(model.CLASSES["llama"][1](config))
+
+
+@pytest.fixture(scope="session")
+def lm():
+    """4 layers, grouped-query attention, skip scope ffn."""
+    return tiny_model()
+
+
+@pytest.fixture()
+def ids():
+    """Three texts of 12 tokens."""
+    return np.random.default_rng(0).integers(0, 61, (3, 12))
