@@ -188,6 +188,26 @@ class Space:
             found = found[inside]
         return found
 
+    def prefixes(self, *, ending_in: int | None = None) -> list[int]:
+        """How many different beginnings the routes have, of 1, 2, ... layers: the nodes of their trie, level by level.
+
+        Args:
+            ending_in: count only those whose last layer makes this choice.
+        """
+        reached, counts = {(0, 0): 1}, []
+        for left in reversed(range(self.layers)):
+            below: dict[tuple[int, int], int] = {}
+            counted = 0
+            for (bigs, skips), ways in reached.items():
+                for choice in self.allowed:
+                    key = bigs + (choice == BIG), skips + (choice == SKIP)
+                    if _ways(self, left, *key):
+                        below[key] = below.get(key, 0) + ways
+                        counted += ways * (ending_in in (None, choice))
+            counts.append(counted)
+            reached = below
+        return counts
+
     def sample(self, number: int, *, seed: int) -> Int8[np.ndarray, "route layer"]:
         """`number` different routes, uniformly at random, in lexicographic order.
 

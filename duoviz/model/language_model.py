@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int8
+from jaxtyping import Float, Float32, Int8, Int64
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
@@ -166,7 +166,12 @@ class LanguageModel:
 
     @torch.no_grad()
     def score(
-        self, tokens: Tokens | np.ndarray, routes: str | np.ndarray, *, batch_size: int = 8
+        self,
+        tokens: Tokens | np.ndarray,
+        routes: str | np.ndarray,
+        *,
+        batch_size: int = 8,
+        targets: Int64[np.ndarray, "seq position"] | None = None,
     ) -> Float32[np.ndarray, "seq position"]:
         """Loss of every next token in nats, from one ordinary forward pass with the given routes.
 
@@ -174,6 +179,7 @@ class LanguageModel:
             tokens: `Tokens` or int64 `[seq, token]`.
             routes: `"BBSS..."`, int8 `[layer]` or `[seq, position, layer]`.
             batch_size: sequences in one forward pass; it changes nothing but speed and memory.
+            targets: score these tokens instead of the true next ones.
 
         Returns:
             float32 nats `[seq, position]`, NaN where a position is not scored.
@@ -183,20 +189,26 @@ class LanguageModel:
         """
         tokens = self.check(tokens)
         spread = torch.from_numpy(self.spread(routes, tokens))
-        return self.losses(self.hidden(tokens, batch_size=batch_size, duo_routes=spread), tokens)
+        return self.losses(self.hidden(tokens, batch_size=batch_size, duo_routes=spread), tokens, targets=targets)
 
     @torch.no_grad()
-    def losses(self, hidden: Float[Tensor, "seq token hidden"], tokens: Tokens) -> Float32[np.ndarray, "seq position"]:
+    def losses(
+        self,
+        hidden: Float[Tensor, "seq token hidden"],
+        tokens: Tokens,
+        *,
+        targets: Int64[np.ndarray, "seq position"] | None = None,
+    ) -> Float32[np.ndarray, "seq position"]:
         """Losses in nats from the last layer's output; NaN where a position is not scored.
 
         Raises:
             ValueError: NaN among the scored losses.
         """
         found = np.empty(tokens.scored.shape, np.float32)
-        for row, ids in enumerate(tokens.ids):
+        for row, ids in enumerate(tokens.ids[:, 1:] if targets is None else targets):
             logits = self.head.logits(hidden[row, :-1])
-            targets = torch.from_numpy(ids[1:]).to(logits.device)
-            found[row] = nn.functional.cross_entropy(logits, targets, reduction="none").cpu().numpy()
+            wanted = torch.from_numpy(ids).to(logits.device)
+            found[row] = nn.functional.cross_entropy(logits, wanted, reduction="none").cpu().numpy()
         if np.isnan(found[tokens.scored]).any():
             raise ValueError("losses are NaN: the weights are damaged, or the dtype overflows; try dtype=torch.float32")
         found[~tokens.scored] = np.nan

@@ -1,0 +1,23 @@
+"""The oracle: every token's best route, found by search; what is searched, how, and against which target."""
+
+from .cost import estimate
+from .objectives import Objective, sample_targets
+from .search import MAX_FLOPS, WIDTH, Setting, by_budget, landscape, reference_routes, search, survey
+from .uniform import fixed, same_for_all, uniform_losses
+
+__all__ = [
+    "MAX_FLOPS",
+    "WIDTH",
+    "Objective",
+    "Setting",
+    "by_budget",
+    "estimate",
+    "fixed",
+    "landscape",
+    "reference_routes",
+    "same_for_all",
+    "sample_targets",
+    "search",
+    "survey",
+    "uniform_losses",
+]

@@ -1,0 +1,107 @@
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_model
+
+from duoviz.branching import Branches, Trie, attend, over_prefix, portable_over_prefix
+from duoviz.records import Tokens
+from duoviz.routes import Space
+
+SHAPES = [
+    {"layers": 3},
+    {"layers": 4, "heads": 4, "kv_heads": 4, "hidden": 32},
+    {"layers": 2, "heads": 8, "kv_heads": 1, "hidden": 64, "skip_scope": "block"},
+    {"layers": 3, "skip_scope": "block"},
+]
+
+
+def naive(lm, ids, history, position, route):
+    """Output of the last layer at one position from an ordinary forward pass."""
+    routes = history.copy()
+    routes[:, position] = route
+    return lm.hidden(Tokens.of(ids), duo_routes=torch.from_numpy(routes))[:, position]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("width", [1, 7, 1000])
+def test_leaves_equal_ordinary_forwards_for_any_width(shape, width):
+    lm = tiny_model(**shape)
+    draw = np.random.default_rng(0)
+    ids = draw.integers(0, 61, (2, 9))
+    history = draw.integers(0, 3, (2, 9, lm.layers)).astype(np.int8)
+    space = Space(lm.layers, "-SB")
+    trie = Trie(space.enumerate())
+    branches = Branches(lm, ids, history, width=width)
+    for position in (0, 1, 6):
+        chunks = list(branches.leaves(position, trie))
+        assert [rows.start for rows, _ in chunks][1:] == [rows.stop for rows, _ in chunks][:-1]
+        hidden = torch.cat([chunk for _, chunk in chunks], 1)
+        assert hidden.shape[1] == space.count()
+        for leaf in range(0, space.count(), 5):
+            want = naive(lm, ids, history, position, trie.routes[leaf])
+            torch.testing.assert_close(hidden[:, leaf], want, atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("scope", ["ffn", "block"])
+def test_commit_makes_later_positions_see_the_chosen_routes(scope):
+    lm = tiny_model(skip_scope=scope)
+    draw = np.random.default_rng(1)
+    ids = draw.integers(0, 61, (3, 7))
+    history = np.full((3, 7, 4), 2, np.int8)
+    trie = Trie(Space(4, "-SB").enumerate())
+    branches = Branches(lm, ids, history, width=64)
+    for position in range(6):
+        hidden = torch.cat([chunk for _, chunk in branches.leaves(position, trie)], 1)
+        for leaf in (0, 40, 80):
+            want = naive(lm, ids, history, position, trie.routes[leaf])
+            torch.testing.assert_close(hidden[:, leaf], want, atol=1e-4, rtol=1e-5)
+        history[:, position] = trie.routes[draw.integers(0, 81, 3)]
+        branches.commit(position, history[:, position])
+
+
+def test_a_pruned_trie_holds_only_nodes_that_lead_to_a_route():
+    space = Space(6, "-SB", big=2, skip="<=1")
+    trie = Trie(space.enumerate())
+    assert [len(nodes) for nodes in trie.choices] == space.prefixes()
+    rebuilt = np.zeros((space.count(), 6), np.int8)
+    node = np.arange(space.count())
+    for layer in reversed(range(6)):
+        rebuilt[:, layer] = trie.choices[layer][node]
+        node = trie.parents[layer][node]
+    np.testing.assert_array_equal(rebuilt, space.enumerate())
+
+
+def test_a_trie_refuses_unsorted_and_repeated_routes():
+    routes = Space(3).enumerate()
+    for bad in (routes[::-1], np.repeat(routes, 2, axis=0)):
+        with pytest.raises(ValueError, match="lexicographic order"):
+            Trie(bad)
+
+
+def test_fused_and_portable_prefix_attention_agree():
+    draw = torch.Generator().manual_seed(0)
+    rows, keys, values = (torch.randn(2, 3, n, 8, generator=draw) for n in (10, 17, 17))
+    for fused, portable in zip(over_prefix(rows, keys, values, 0.3), portable_over_prefix(rows, keys, values, 0.3)):
+        torch.testing.assert_close(fused, portable, atol=1e-5, rtol=1e-5)
+
+
+def test_attention_is_softmax_over_prefix_and_self():
+    draw = torch.Generator().manual_seed(1)
+    query = torch.randn(1, 4, 5, 8, generator=draw)
+    key, value = torch.randn(1, 2, 5, 8, generator=draw), torch.randn(1, 2, 5, 8, generator=draw)
+    keys, values = torch.randn(1, 2, 6, 8, generator=draw), torch.randn(1, 2, 6, 8, generator=draw)
+    out, _ = attend(torch.nn.Identity(), query, key, value, None, scaling=0.5, duo_prefix=(keys, values, 6, False))
+    for head in range(4):
+        for branch in range(5):
+            all_keys = torch.cat([keys[0, head // 2], key[0, head // 2, branch : branch + 1]])
+            all_values = torch.cat([values[0, head // 2], value[0, head // 2, branch : branch + 1]])
+            want = (0.5 * all_keys @ query[0, head, branch]).softmax(0) @ all_values
+            torch.testing.assert_close(out[0, branch, head], want, atol=1e-5, rtol=1e-5)
+
+
+def test_the_models_own_attention_is_restored(lm, ids):
+    before = lm.model.config._attn_implementation
+    branches = Branches(lm, ids, np.full((*ids.shape, 4), 2, np.int8), width=8)
+    for _ in branches.leaves(3, Trie(Space(4).enumerate())):
+        pass
+    assert lm.model.config._attn_implementation == before

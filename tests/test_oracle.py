@@ -1,0 +1,249 @@
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_model
+
+from duoviz import oracle, routes
+from duoviz.oracle import Setting
+from duoviz.records import Tokens
+from duoviz.routes import BIG, Space
+
+SHAPES = [{}, {"layers": 3, "heads": 4, "kv_heads": 4}, {"layers": 3, "skip_scope": "block", "hidden": 64, "heads": 8}]
+
+
+def brute(lm, ids, history, position, candidates, targets=None):
+    """Loss of every candidate at one position, each from an ordinary forward pass: `[route, seq]`."""
+    found = []
+    for route in candidates:
+        given = history.copy()
+        given[:, position] = route
+        found.append(lm.score(ids, given, targets=targets)[:, position])
+    return np.stack(found)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("choices", ["SB", "-B", "-SB"])
+@pytest.mark.parametrize("context", ["committed", "reference:small"])
+def test_search_equals_brute_force(shape, choices, context):
+    lm = tiny_model(**shape)
+    ids = np.random.default_rng(2).integers(0, 61, (2, 6))
+    space = Space(lm.layers, choices, big="<=2")
+    found = oracle.search(lm, ids, space, context=context)
+    history = np.full((2, 5, lm.layers), 2 if context == "committed" else 1, np.int8)
+    for position in range(5):
+        losses = brute(lm, ids, history, position, space.enumerate())
+        np.testing.assert_allclose(found.loss_nats[:, position], losses.min(0), atol=1e-5)
+        chosen = space.enumerate()[losses.argmin(0)]
+        clear = np.diff(np.sort(losses, 0)[:2], axis=0)[0] > 1e-5
+        np.testing.assert_array_equal(found.routes[clear, position], chosen[clear])
+        np.testing.assert_allclose(
+            found.margin_nats[:, position], np.diff(np.sort(losses, 0)[:2], axis=0)[0], atol=2e-5
+        )
+        if context == "committed":
+            history[:, position] = found.routes[:, position]
+    if context == "committed":
+        assert found.replay_error < 1e-4
+        np.testing.assert_allclose(lm.score(ids, found.routes), found.loss_nats, atol=1e-5)
+
+
+def test_uniform_context_equals_whole_forwards(lm, ids):
+    space = Space(4, "SB", big=2)
+    found = oracle.search(lm, ids, space, context="uniform")
+    losses = np.stack([lm.score(ids, route) for route in space.enumerate()])
+    np.testing.assert_allclose(found.loss_nats, losses.min(0), atol=1e-6)
+    curve = oracle.by_budget(lm, ids, context="uniform")
+    np.testing.assert_allclose(curve.at(2)[0], losses.min(0), atol=1e-6)
+
+
+@pytest.mark.parametrize("context", ["committed", "reference:big"])
+def test_by_budget_equals_one_search_per_budget(lm, ids, context):
+    curve = oracle.by_budget(lm, ids, context=context)
+    assert curve.budgets.tolist() == [0, 1, 2, 3, 4]
+    for k in curve.budgets:
+        one = oracle.search(lm, ids, Space(4, "SB", big=int(k)), context=context)
+        np.testing.assert_allclose(curve.loss_nats[k], one.loss_nats, atol=1e-6)
+        np.testing.assert_array_equal(curve.routes[k], one.routes)
+        assert ((curve.routes[k] == BIG).sum(-1) == k).all()
+    if context == "committed":
+        assert curve.replay_error.max() < 1e-4
+
+
+def test_at_most_never_rises_and_no_single_route_is_better_under_a_reference_context(lm, ids):
+    losses = [oracle.search(lm, ids, Space(4, "SB", big=f"<={k}"), context="reference:big").loss_nats for k in range(5)]
+    assert all((b <= a + 1e-6).all() for a, b in zip(losses, losses[1:]))
+    free = oracle.search(lm, ids, Space(4), context="reference:big").loss_nats
+    assert (free <= lm.score(ids, "BBBB") + 1e-5).all()
+
+
+def test_budgets_that_change_along_the_text(lm, ids):
+    budgets = routes.ramp(4, 0, positions=11)
+    found = oracle.search(lm, ids, [Space(4, "SB", big=int(k)) for k in budgets])
+    np.testing.assert_array_equal((found.routes == BIG).sum(-1), np.tile(budgets, (3, 1)))
+    assert found.replay_error < 1e-4
+    with pytest.raises(ValueError, match="2 spaces for 11 positions"):
+        oracle.search(lm, ids, [Space(4)] * 2)
+
+
+@pytest.mark.parametrize("context", ["committed", "reference:big"])
+def test_batch_size_and_width_change_nothing(lm, context):
+    ids = np.random.default_rng(5).integers(0, 61, (8, 9))
+    found = [
+        oracle.search(lm, ids, Space(4, "-SB"), context=context, setting=Setting(batch_size=b, width=w))
+        for b, w in ((1, 10_000), (8, 10_000), (8, 3))
+    ]
+    for other in found[1:]:
+        np.testing.assert_allclose(found[0].loss_nats, other.loss_nats, atol=1e-5)
+        clear = found[0].margin_nats > 1e-5
+        np.testing.assert_array_equal(found[0].routes[clear], other.routes[clear])
+
+
+def test_ties_go_to_fewer_big_layers_then_to_the_first(lm, ids):
+    for layer in lm.model.decoder_layers[2:]:
+        layer.mlp.down_proj.weight.data.zero_()
+        layer.mlp.small.down_proj.weight.data.zero_()
+    try:
+        found = oracle.search(lm, ids, Space(4, "SB"), context="reference:big")
+    finally:
+        lm.model.load_state_dict(tiny_model().model.state_dict())
+    assert (found.routes[..., 2:] == 1).all()
+
+
+def test_expected_objective_minimises_the_mean_over_all_big(lm, ids):
+    space = Space(4, "SB", big=1)
+    found = oracle.search(lm, ids, space, context="reference:big", objective="expected")
+    tokens = Tokens.of(ids)
+    big = torch.full((3, 12, 4), BIG, dtype=torch.int8)
+    teacher = lm.head.logits(lm.hidden(tokens, duo_routes=big)).softmax(-1)[:, :-1]
+    for position in (0, 4, 10):
+        means, true = [], []
+        for route in space.enumerate():
+            given = big.clone()
+            given[:, position] = torch.from_numpy(route)
+            logs = lm.head.logits(lm.hidden(tokens, duo_routes=given))[:, position].log_softmax(-1)
+            means.append(-(teacher[:, position] * logs).sum(-1))
+            true.append(-logs[torch.arange(3), torch.from_numpy(ids[:, position + 1])])
+        best = torch.stack(means).argmin(0)
+        np.testing.assert_array_equal(found.routes[:, position], space.enumerate()[best])
+        want = torch.stack(true)[best, torch.arange(3)].numpy()
+        np.testing.assert_allclose(found.loss_nats[:, position], want, atol=1e-5)
+
+
+def test_null_control_searches_and_scores_on_sampled_targets(lm, ids):
+    targets = oracle.sample_targets(lm, ids, seed=3)
+    assert (targets == oracle.sample_targets(lm, ids, seed=3)).all()
+    assert (targets != oracle.sample_targets(lm, ids, seed=4)).any()
+    space = Space(4, "SB", big=2)
+    null = oracle.search(lm, ids, space, context="reference:big", objective="null:3")
+    carried = oracle.search(lm, ids, space, context="reference:big", objective="sampled:3")
+    history = np.full((3, 11, 4), BIG, np.int8)
+    for position in (0, 5):
+        losses = brute(lm, ids, history, position, space.enumerate(), targets)
+        np.testing.assert_allclose(null.loss_nats[:, position], losses.min(0), atol=1e-5)
+    np.testing.assert_array_equal(null.routes, carried.routes)
+    committed = oracle.search(lm, ids, space, objective="null:3")
+    assert committed.replay_error < 1e-4
+    np.testing.assert_allclose(lm.score(ids, committed.routes, targets=targets), committed.loss_nats, atol=1e-4)
+
+
+def test_sampled_targets_follow_the_models_distribution(lm):
+    ids = np.tile(np.array([[5, 9, 3]]), (1, 1))
+    probabilities = lm.head.logits(lm.hidden(Tokens.of(ids)))[0, 0].softmax(-1).numpy()
+    draws = np.array([oracle.sample_targets(lm, ids, seed=s)[0, 0] for s in range(2000)])
+    counted = np.bincount(draws, minlength=lm.vocab) / len(draws)
+    assert np.abs(counted - probabilities).max() < 0.04
+
+
+def test_survey_equals_separate_curves(lm, ids):
+    for context in ("committed", "reference:big"):
+        together = oracle.survey(lm, ids, context=context, objectives=("nll", "expected", "null:1"))
+        for objective, curve in together.items():
+            alone = oracle.by_budget(lm, ids, context=context, objective=objective)
+            np.testing.assert_array_equal(curve.routes, alone.routes)
+
+
+def test_random_k_is_the_best_of_a_sample(lm, ids):
+    space = Space(4, "SB", big=2)
+    found = oracle.search(lm, ids, space, context="reference:big", method="random-3", seed=7)
+    sample = space.sample(3, seed=7)
+    losses = brute(lm, ids, np.full((3, 11, 4), BIG, np.int8), 6, sample)
+    np.testing.assert_allclose(found.loss_nats[:, 6], losses.min(0), atol=1e-5)
+    assert found.evaluated == 3
+    curve = oracle.by_budget(lm, ids, context="reference:big", method="random-3", seed=7)
+    np.testing.assert_allclose(curve.at(2)[0], found.loss_nats, atol=1e-6)
+    assert curve.name == "random-3"
+
+
+def test_landscape_is_every_routes_loss(lm, ids):
+    space = Space(4, "-SB", big=2)
+    land = oracle.landscape(lm, ids, space, seq=1, position=5, context="reference:small")
+    want = brute(lm, ids, np.full((3, 11, 4), 1, np.int8), 5, space.enumerate())[:, 1]
+    np.testing.assert_allclose(land, want, atol=1e-5)
+    taken = np.random.default_rng(0).integers(0, 3, (11, 4)).astype(np.int8)
+    land = oracle.landscape(lm, ids, space, seq=1, position=5, context=taken)
+    want = brute(lm, ids, np.tile(taken, (3, 1, 1)), 5, space.enumerate())[:, 1]
+    np.testing.assert_allclose(land, want, atol=1e-5)
+
+
+def test_fixed_is_the_best_uniform_route(lm, ids):
+    chosen = oracle.fixed(lm, ids)
+    for k, route in enumerate(chosen):
+        space = Space(4, "SB", big=k)
+        means = [lm.score(ids, r).mean() for r in space.enumerate()]
+        np.testing.assert_array_equal(route, space.enumerate()[int(np.argmin(means))])
+
+
+def test_unscored_positions_are_marked(lm):
+    tokens = Tokens.of(np.random.default_rng(0).integers(0, 61, (2, 6)))
+    scored = tokens.scored.copy()
+    scored[1, 3:] = False
+    tokens = Tokens(tokens.ids, scored, tokens.text, tokens.offsets, tokens.documents)
+    found = oracle.search(lm, tokens, Space(4))
+    assert np.isnan(found.loss_nats[1, 3:]).all()
+    assert (found.routes[1, 3:] == -1).all()
+    assert np.isfinite(found.loss_nats[scored]).all()
+
+
+def test_estimate_grows_with_the_space_and_is_a_limit(lm, ids):
+    small = oracle.estimate(lm, ids, Space(4, "SB", big=1))
+    large = oracle.estimate(lm, ids, Space(4, "-SB"))
+    assert 0 < small < large
+    with pytest.raises(ValueError, match=r"above the limit of 1e\+03 .* raise max_flops"):
+        oracle.search(lm, ids, Space(4), setting=Setting(max_flops=1e3))
+
+
+def test_estimate_of_the_papers_shape():
+    """1.59 TFLOP a token for all 4,096 routes behind 512 tokens, as the sum over the trie gives."""
+    from duoviz.model import CLASSES, LanguageModel
+    from duoviz.training import PRESETS
+
+    with torch.device("meta"):
+        lm = LanguageModel(CLASSES["llama"][1](PRESETS["paper"].config()))
+    tokens = Tokens.of(np.zeros((1, 1024), np.int64))
+    per_token = oracle.estimate(lm, tokens, Space(12)) / 1023
+    assert per_token == pytest.approx(1.59e12, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"context": "sideways"}, "context 'sideways': allowed are committed, uniform, reference:big"),
+        ({"context": "reference:SS"}, "has 2 letters: the model has 4 layers"),
+        ({"method": "magic"}, "method 'magic': allowed are exhaustive and random-K"),
+        ({"objective": "luck"}, "objective 'luck': allowed are nll, expected"),
+    ],
+)
+def test_bad_requests_are_refused_before_any_work(lm, ids, kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        oracle.search(lm, ids, Space(4), **kwargs)
+
+
+def test_a_space_of_another_model_is_refused(lm, ids):
+    with pytest.raises(ValueError, match="a space of 5 layers: the model has 4"):
+        oracle.search(lm, ids, Space(5))
+
+
+def test_nan_weights_are_reported(ids):
+    lm = tiny_model(seed=9)
+    lm.model.decoder_layers[1].mlp.up_proj.weight.data[0, 0] = float("nan")
+    with pytest.raises(ValueError, match="loss is NaN"):
+        oracle.search(lm, ids, Space(4))
