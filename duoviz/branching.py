@@ -11,7 +11,7 @@ Paper: arXiv 2410.10846, section 2, stage 2 (which enumerates routes one by one)
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -73,6 +73,25 @@ class _LeaveOut:
 
     def at_layer_end(self, layer: int, before: Tensor, after: Tensor) -> Tensor:
         return after
+
+    def outputs(
+        self, ffn: DuoFFN, before: Tensor, skipped: Tensor, skip_scope: str
+    ) -> dict[int, Callable[[Tensor], Tensor]]:
+        """The layer's output under each choice, as a function of the rows `[row]` it is wanted for.
+
+        Args:
+            ffn: the layer's FFN.
+            before: the layer's input `[text, row, hidden]`.
+            skipped: its output without the FFN.
+            skip_scope: what a skip leaves out.
+        """
+        x = self.ffn_input.reshape(before.shape)
+        untouched = before if skip_scope == "block" else skipped
+        return {
+            SKIP: lambda rows: untouched.index_select(1, rows),
+            SMALL: lambda rows: skipped.index_select(1, rows) + ffn.small(x.index_select(1, rows)),
+            BIG: lambda rows: skipped.index_select(1, rows) + ffn.big(x.index_select(1, rows)),
+        }
 
 
 class _Take:
@@ -175,22 +194,40 @@ class Branches:
         """Outputs of a layer for the children of its nodes."""
         routing = _LeaveOut()
         skipped = self._run(level, position, x, routing=routing)
-        ffn_input = routing.ffn_input.reshape(x.shape)
-        ffn, scope = self.layers[level].duo_ffn, self.lm.model.config.skip_scope
+        outputs = routing.outputs(self.layers[level].duo_ffn, x, skipped, self.lm.model.config.skip_scope)
         parents, choices = trie.parents[level][slice(*below)] - first, trie.choices[level][slice(*below)]
         made = x.new_empty(len(x), len(parents), x.shape[-1])
-        for choice in (SKIP, SMALL, BIG):
+        for choice, output in outputs.items():
             rows = np.flatnonzero(choices == choice)
-            if not len(rows):
-                continue
-            of = torch.from_numpy(parents[rows]).to(x.device)
-            if choice == SKIP:
-                outputs = (x if scope == "block" else skipped).index_select(1, of)
-            else:
-                run = ffn.big if choice == BIG else ffn.small
-                outputs = skipped.index_select(1, of) + run(ffn_input.index_select(1, of))
-            made.index_copy_(1, torch.from_numpy(rows).to(x.device), outputs)
+            if len(rows):
+                of = torch.from_numpy(parents[rows]).to(x.device)
+                made.index_copy_(1, torch.from_numpy(rows).to(x.device), output(of))
         return made
+
+
+@torch.no_grad()
+def uniform_leaves(
+    lm: LanguageModel, ids: Int64[np.ndarray, "text token"], trie: Trie
+) -> Iterator[tuple[int, Float[Tensor, "text token hidden"]]]:
+    """The last layer's output when all tokens take one route, leaf by leaf: whole texts, beginnings of routes shared."""
+    layers, scope = list(lm.model.decoder_layers), lm.model.config.skip_scope
+    with _first_layer_call(layers[0]) as call:
+        lm.model(torch.from_numpy(ids).to(lm.device), use_cache=False, logits_to_keep=1)
+    x = call.pop("hidden_states")
+    call.pop("duo_routing", None)
+    everyone = torch.arange(ids.shape[1], device=lm.device)
+
+    def below(level: int, node: int, x: Tensor) -> Iterator[tuple[int, Tensor]]:
+        if level == len(layers):
+            yield node, x
+            return
+        routing = _LeaveOut()
+        skipped = layers[level](x, duo_routing=routing, **call)
+        outputs = routing.outputs(layers[level].duo_ffn, x, skipped, scope)
+        for child in range(int(trie.children[level][node]), int(trie.children[level][node + 1])):
+            yield from below(level + 1, child, outputs[int(trie.choices[level][child])](everyone))
+
+    yield from below(0, 0, x)
 
 
 def attend(

@@ -1,12 +1,4 @@
-"""Tiny real models that many tests share; shape types of the package are checked in every test."""
-
-import os
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-
-from jaxtyping import install_import_hook
-
-install_import_hook("duoviz", "beartype.beartype")
+"""Tiny real models that many tests share."""
 
 import numpy as np
 import pytest
@@ -42,7 +34,7 @@ def lm():
     return tiny_model()
 
 
-@pytest.fixture()
+@pytest.fixture
 def ids():
     """Three texts of 12 tokens."""
     return np.random.default_rng(0).integers(0, 61, (3, 12))

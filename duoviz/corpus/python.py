@@ -1,7 +1,7 @@
 """`python-prose` and `python-code`: text that every installation already has.
 
 Prose: the docstrings of each module, joined, and the language reference of `pydoc_data.topics`. Code: the sources. Read
-from the standard library and the packages that `requirements.txt` asks for, with what those need; nothing of it is
+from the standard library and from the packages that the suite runs on, with what those need; nothing of it is
 redistributed. A document of one split that shares half of its word shingles with one of the other is left out of train.
 """
 
@@ -27,6 +27,11 @@ if TYPE_CHECKING:
     import pandas
 
 ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = (
+    *("torch", "transformers", "accelerate", "tokenizers", "safetensors", "datasets", "jupyterlab", "plotly"),
+    *("ipywidgets", "anywidget", "papermill", "nbclient", "nbconvert", "nbval", "pandas", "pyarrow", "typer", "playwright"),
+)
+"""Read with everything they need. The list is its own, not `requirements.txt`, so that a new tool changes no split."""
 CODE_PER_PACKAGE = 2_500_000
 PROSE_PER_PACKAGE = 4_000_000
 SHORTEST = 400
@@ -62,8 +67,7 @@ def rows(in_holdout: Callable[[str], bool]) -> pandas.DataFrame:
 
 def _packages() -> dict[str, str]:
     """Name and version of every installed distribution that the requirements need."""
-    lines = (ROOT / "requirements.txt").read_text().splitlines()
-    waiting = [re.split(r"[=\[;#]", line)[0].strip() for line in lines]
+    waiting = list(PACKAGES)
     found: dict[str, str] = {}
     while waiting:
         name = re.sub(r"[-_.]+", "-", waiting.pop()).lower()
@@ -107,7 +111,7 @@ def _package(package: str) -> list[tuple[str, str, str]]:
             continue  # test data that is broken on purpose
         prose = _docstrings(tree)
         label = f"{package or 'python'}/{name}"
-        if SHORTEST <= len(prose) and prose_left > 0:
+        if len(prose) >= SHORTEST and prose_left > 0:
             found.append(("python-prose", label, prose))
             prose_left -= len(prose)
         if SHORTEST <= len(code) <= LONGEST_FILE and code_left > 0:

@@ -12,7 +12,7 @@ from operator import attrgetter
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 from transformers.modeling_outputs import CausalLMOutputWithPast
@@ -115,7 +115,7 @@ class DuoCausalLM(nn.Module):
         attention_mask: Tensor | None = None,
         labels: Int[Tensor, "batch token"] | None = None,
         *,
-        duo_routes: Int[Tensor, "..."] | None = None,
+        duo_routes: Int[Tensor, ...] | None = None,
         duo_policy: RandomPolicy | None = None,
         duo_router: nn.Module | None = None,
         **kwargs: Any,

@@ -8,7 +8,7 @@ Paper: arXiv 2410.10846, section 2, figure 1.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..routes import BIG, SKIP, SMALL
 
 
+@runtime_checkable
 class Routing(Protocol):
     """What a forward pass does at every FFN site."""
 
@@ -52,7 +53,7 @@ class DuoFFN(nn.Module):
         return super().forward(x)
 
     def dispatch(
-        self, x: Float[Tensor, "*token hidden"], choices: Int[Tensor, "..."]
+        self, x: Float[Tensor, "*token hidden"], choices: Int[Tensor, ...]
     ) -> Float[Tensor, "*token hidden"]:
         """Each token through the FFN chosen for it: tokens are gathered by choice, so no work is done twice.
 

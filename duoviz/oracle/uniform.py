@@ -5,17 +5,26 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float32, Int8
 
+from ..branching import Trie, uniform_leaves
 from ..model import LanguageModel
 from ..records import Tokens
-from ..routes import Space
+from ..routes import BIG, Space
 
 
 def uniform_losses(
     lm: LanguageModel, tokens: Tokens | np.ndarray, routes: Int8[np.ndarray, "route layer"], *, batch_size: int = 8
 ) -> Float32[np.ndarray, "route seq position"]:
-    """Losses in nats when all tokens of a text take one route: one ordinary forward pass per route."""
-    tokens = lm.check(tokens)
-    return np.stack([lm.score(tokens, route, batch_size=batch_size) for route in routes])
+    """Losses in nats when all tokens of a text take one route, for routes in lexicographic order.
+
+    Every route is a whole forward pass; routes that begin alike share the layers of their beginning.
+    """
+    tokens, trie = lm.check(tokens), Trie(routes)
+    found = np.empty((len(routes), *tokens.scored.shape), np.float32)
+    for start in range(0, len(tokens), batch_size):
+        part = tokens[start : start + batch_size]
+        for leaf, hidden in uniform_leaves(lm, part.ids, trie):
+            found[leaf, start : start + batch_size] = lm.losses(hidden, part)
+    return found
 
 
 def fixed(
@@ -32,14 +41,13 @@ def fixed(
 
     Paper: arXiv 2410.10846, figure 4, "fixed".
     """
-    found = []
-    for k in range(lm.layers + 1):
-        space = Space(lm.layers, choices, big=k)
-        few = candidates is not None and candidates < space.count()
-        routes = space.sample(candidates, seed=seed) if few else space.enumerate()
-        means = np.nanmean(uniform_losses(lm, tokens, routes), axis=(1, 2))
-        found.append(routes[int(means.argmin())])
-    return np.stack(found)
+    spaces = [Space(lm.layers, choices, big=k) for k in range(lm.layers + 1)]
+    few = [s.count() if candidates is None else min(candidates, s.count()) for s in spaces]
+    routes = np.concatenate([s.sample(n, seed=seed) for s, n in zip(spaces, few)])
+    routes = routes[np.lexsort(routes.T[::-1])]
+    means = np.nanmean(uniform_losses(lm, tokens, routes), axis=(1, 2))
+    bigs = (routes == BIG).sum(1)
+    return np.stack([routes[bigs == k][means[bigs == k].argmin()] for k in range(lm.layers + 1)])
 
 
 def same_for_all(tokens: Tokens, route: Int8[np.ndarray, " layer"]) -> Int8[np.ndarray, "seq position layer"]:
