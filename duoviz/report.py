@@ -144,7 +144,9 @@ class _PlotlyToHtml(Preprocessor):
             spec = json.dumps([figure["data"], figure["layout"], figure.get("config", {})]).replace("</", "<\\/")
             name = f"figure-{number}"
             data.clear()
-            data["text/html"] = f'<div id="{name}" class="plotly-figure"></div><script>duoviz("{name}", {spec})</script>'
+            data["text/html"] = (
+                f'<div id="{name}" class="plotly-figure"></div><script>duoviz("{name}", {spec})</script>'
+            )
         return nb, resources
 
 
@@ -158,9 +160,19 @@ def _figures(notebook: nbformat.NotebookNode) -> Iterator[dict]:
 def html(notebook: nbformat.NotebookNode, *, title: str) -> str:
     """One executed notebook as a page that needs nothing but `plotly.min.js` beside it."""
     blank = dict.fromkeys(
-        ("require_js_url", "mathjax_url", "jquery_url", "jupyter_widgets_base_url", "widget_renderer_url", "mermaid_js_url"), ""
+        (
+            "require_js_url",
+            "mathjax_url",
+            "jquery_url",
+            "jupyter_widgets_base_url",
+            "widget_renderer_url",
+            "mermaid_js_url",
+        ),
+        "",
     )
-    exporter = HTMLExporter(config=Config(HTMLExporter={**blank, "exclude_input_prompt": True, "exclude_output_prompt": True}))
+    exporter = HTMLExporter(
+        config=Config(HTMLExporter={**blank, "exclude_input_prompt": True, "exclude_output_prompt": True})
+    )
     exporter.register_preprocessor(_PlotlyToHtml(), enabled=True)
     body, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"name": title}})
     return body.replace("</head>", _HEAD + "</head>", 1)

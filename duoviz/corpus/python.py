@@ -29,7 +29,18 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = (
     *("torch", "transformers", "accelerate", "tokenizers", "safetensors", "datasets", "jupyterlab", "plotly"),
-    *("ipywidgets", "anywidget", "papermill", "nbclient", "nbconvert", "nbval", "pandas", "pyarrow", "typer", "playwright"),
+    *(
+        "ipywidgets",
+        "anywidget",
+        "papermill",
+        "nbclient",
+        "nbconvert",
+        "nbval",
+        "pandas",
+        "pyarrow",
+        "typer",
+        "playwright",
+    ),
 )
 """Read with everything they need. The list is its own, not `requirements.txt`, so that a new tool changes no split."""
 CODE_PER_PACKAGE = 2_500_000

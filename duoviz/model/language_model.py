@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from .. import routes as routes_
 from ..families import family
 from ..records import Tokens
-from .duo import CLASSES, DuoCausalLM, DuoConfig, config_for
+from .duo import CLASSES, DuoCausalLM, DuoConfig, DuoOutput, config_for
 
 
 @dataclass(frozen=True)
@@ -150,19 +150,32 @@ class LanguageModel:
         Args:
             tokens: the texts.
             batch_size: sequences in one forward pass.
-            **routing: `duo_routes` (one row per sequence, or one for all) or `duo_router`.
+            **routing: `duo_routes` (one row per sequence, or one route for all).
         """
+        parts = []
+        for start in range(0, len(tokens), batch_size):
+            rows = slice(start, start + batch_size)
+            given = {k: v[rows] if isinstance(v, Tensor) and v.ndim == 3 else v for k, v in routing.items()}
+            parts.append(self._forward(tokens[rows], **given)[0])
+        return torch.cat(parts)
+
+    @torch.no_grad()
+    def hidden_and_logits(
+        self, tokens: Tokens, router: nn.Module
+    ) -> tuple[Float[Tensor, "seq token hidden"], Float[Tensor, "seq token layer choice"]]:
+        """The last layer's output when a router chooses, and the router's logits."""
+        hidden, out = self._forward(tokens, duo_router=router)
+        return hidden, out.router_logits
+
+    def _forward(self, tokens: Tokens, **routing: Any) -> tuple[Tensor, DuoOutput]:
         kept: list[Tensor] = []
         hook = self.model.final_norm.register_forward_pre_hook(lambda _, args: kept.append(args[0]))
         try:
-            for start in range(0, len(tokens), batch_size):
-                rows = slice(start, start + batch_size)
-                ids = torch.from_numpy(tokens.ids[rows]).to(self.device)
-                given = {k: v[rows] if isinstance(v, Tensor) and v.ndim == 3 else v for k, v in routing.items()}
-                self.model(ids, use_cache=False, logits_to_keep=1, **given)
+            ids = torch.from_numpy(tokens.ids).to(self.device)
+            out = self.model(ids, use_cache=False, logits_to_keep=1, **routing)
         finally:
             hook.remove()
-        return torch.cat(kept)
+        return kept[0], out
 
     @torch.no_grad()
     def score(

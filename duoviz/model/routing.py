@@ -52,9 +52,7 @@ class DuoFFN(nn.Module):
         """The big FFN: the dense model's own."""
         return super().forward(x)
 
-    def dispatch(
-        self, x: Float[Tensor, "*token hidden"], choices: Int[Tensor, ...]
-    ) -> Float[Tensor, "*token hidden"]:
+    def dispatch(self, x: Float[Tensor, "*token hidden"], choices: Int[Tensor, ...]) -> Float[Tensor, "*token hidden"]:
         """Each token through the FFN chosen for it: tokens are gathered by choice, so no work is done twice.
 
         With gradients on, both FFNs run even on no tokens: distributed training needs a gradient for every parameter.

@@ -1,0 +1,196 @@
+"""The shell: `python -m duoviz train|oracle|router|report|score`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Adaptive computation in language models: routes, oracles and routers, after Duo-LLM (arXiv 2410.10846).",
+)
+
+SHIPPED = Path("data/duo-tiny")
+Model = Annotated[str, typer.Option(help="Folder or Hub id of a Duo model, or of a dense one (choices -B).")]
+Source = Annotated[
+    str,
+    typer.Option(
+        help="shipped-prose, shipped-code, python-prose, python-code, file:PATH or hf:DATASET[:CONFIG[:SPLIT[:COLUMN]]]."
+    ),
+]
+Documents = Annotated[int, typer.Option(help="Number of documents; one block of tokens is taken from each.")]
+Length = Annotated[int, typer.Option(help="Tokens of a block.")]
+Seed = Annotated[int, typer.Option(help="Seed of every draw.")]
+
+
+def _command(function: Callable) -> Callable:
+    """A subcommand whose bad input ends in one line on stderr and exit status 2."""
+
+    @app.command()
+    @wraps(function)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            function(*args, **kwargs)
+        except (ValueError, OSError) as error:
+            typer.secho(f"error: {error}", fg="red", err=True)
+            raise typer.Exit(2) from error
+
+    return run
+
+
+@_command
+def score(
+    text: Annotated[str, typer.Option(help="The text to score.")],
+    route: Annotated[str, typer.Option(help="One letter per layer, layer 0 first: - skip, S small, B big.")],
+    model: Model = str(SHIPPED),
+    out: Annotated[Path | None, typer.Option(help="Write the losses as parquet.")] = None,
+) -> None:
+    """Loss of every token of a text under one route."""
+    from . import corpus, frames
+    from . import model as models
+
+    lm = models.load(model)
+    tokens = corpus.encode(lm.tokenizer, text)
+    table = frames.token_losses(tokens, {"loss": lm.score(tokens, route)})
+    print(table[["position", "target", "loss_nats"]].to_string(index=False))
+    print(f"mean loss {table['loss_nats'].mean():.4f} nats over {len(table)} tokens")
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        table.to_parquet(out)
+
+
+@_command
+def oracle(
+    source: Source = "shipped-prose",
+    documents: Documents = 8,
+    length: Length = 128,
+    choices: Annotated[str, typer.Option(help="Allowed choices: SB, -B or -SB.")] = "SB",
+    context: Annotated[str, typer.Option(help="committed, reference:big, reference:<route> or uniform.")] = "committed",
+    objective: Annotated[str, typer.Option(help="nll, expected, null or sampled.")] = "nll",
+    method: Annotated[str, typer.Option(help="exhaustive or random-K.")] = "exhaustive",
+    model: Model = str(SHIPPED),
+    batch_size: Annotated[int, typer.Option(help="Documents searched in lockstep.")] = 8,
+    width: Annotated[int, typer.Option(help="Nodes of the trie held at a time: bounds the memory.")] = 16_384,
+    max_flops: Annotated[float, typer.Option(help="Refuse a search that would cost more.")] = 1e15,
+    seed: Seed = 0,
+    fresh: Annotated[bool, typer.Option(help="Search again even if the result is stored.")] = False,
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("runs/oracle"),
+) -> None:
+    """The best route of every token for every budget of big layers."""
+    from . import frames, study
+    from . import oracle as oracles
+
+    session = study.Study(
+        model=model, sources=(source,), documents=documents, length=length, seed=seed, results=out, fresh=fresh
+    )
+    tokens = session.tokens(source)
+    setting = oracles.Setting(batch_size=batch_size, width=width, max_flops=max_flops)
+    spaces = study.budgets_of(session.lm, choices)
+    flops = oracles.estimate(session.lm, tokens, spaces, context=context, method=method)
+    print(f"{len(tokens)} documents, {int(tokens.scored.sum())} positions: about {flops:.2g} FLOPs", file=sys.stderr)
+    curve = session.curve(source, objective=objective, context=context, method=method, choices=choices, setting=setting)
+    print(frames.curve_summary([curve], tokens).to_string(index=False))
+    print(f"replay: at most {curve.replay_error.max():.1e} nats from one ordinary forward pass; results in {out}")
+
+
+@_command
+def router(
+    out: Annotated[Path, typer.Option(help="Folder of the router.")],
+    big: Annotated[float, typer.Option(help="Share of big layers asked for.")] = 4 / 12,
+    skip: Annotated[float, typer.Option(help="Share of skipped layers asked for.")] = 0.0,
+    small: Annotated[float | None, typer.Option(help="Share of small layers; what is left if not given.")] = None,
+    tokens: Annotated[int, typer.Option(help="Training tokens.")] = 1_000_000,
+    model: Model = str(SHIPPED),
+    seed: Seed = 0,
+) -> None:
+    """Train a router for a mixture of big, small and skip (stage 3); it is calibrated and saved with what it realises."""
+    from . import study
+
+    facts = study.train_router(model, out, big=big, skip=skip, small=small, tokens=tokens, seed=seed)
+    print(json.dumps(facts, indent=1))
+
+
+@_command
+def train(
+    out: Annotated[Path, typer.Option(help="Folder of the run; a run that was cut off goes on from there.")],
+    preset: Annotated[str, typer.Option(help="tiny (the shipped model) or paper (1.4 B parameters).")] = "tiny",
+    tokens: Annotated[int | None, typer.Option(help="Training tokens; the preset's if not given.")] = None,
+    sources: Annotated[
+        str, typer.Option(help="Corpus sources in equal parts, separated by commas.")
+    ] = "python-prose,python-code",
+    big: Annotated[float, typer.Option(help="Probability of the big FFN.")] = 0.5,
+    skip: Annotated[float, typer.Option(help="Probability of a skip; the rest is small.")] = 0.0,
+    micro_rows: Annotated[int, typer.Option(help="Sequences in one forward pass.")] = 16,
+    start: Annotated[
+        Path | None, typer.Option(help="Start from this Duo folder; the learning rate is warmed up again.")
+    ] = None,
+    activation_checkpointing: Annotated[bool, typer.Option(help="Recompute activations to save memory.")] = False,
+    seed: Seed = 0,
+) -> None:
+    """Stage 1: train a Duo model from scratch with random routes. Repeat the command to resume."""
+    from dataclasses import replace
+
+    from . import training
+    from .model import RandomPolicy
+
+    if preset not in training.PRESETS:
+        raise ValueError(f"preset {preset!r}: allowed are {', '.join(training.PRESETS)}")
+    shape = training.PRESETS[preset]
+    shape = replace(shape, tokens=tokens) if tokens else shape
+    folder = training.train(
+        training.Stage1(
+            out=out,
+            preset=shape,
+            sources=tuple(sources.split(",")),
+            policy=RandomPolicy(big=big, small=1 - big - skip, skip=skip),
+            seed=seed,
+            micro_rows=micro_rows,
+            start=start,
+            gradient_checkpointing=activation_checkpointing,
+        )
+    )
+    print(f"the model is in {folder}")
+
+
+@_command
+def report(
+    only: Annotated[str, typer.Option(help="Numbers or names of notebooks, separated by commas.")] = "",
+    parameter: Annotated[
+        list[str] | None, typer.Option("--parameter", "-p", help="name=value for the notebooks; repeatable.")
+    ] = None,
+    model: Annotated[str, typer.Option(help="The same as -p model=...")] = "",
+    fresh: Annotated[bool, typer.Option(help="Compute every stored result again (not the weights).")] = False,
+    out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("runs/report"),
+) -> None:
+    """Run the notebooks headlessly and write a report that opens offline."""
+    import os
+
+    from . import report as reports
+
+    given = dict(_parameter(text) for text in parameter or [])
+    if model:
+        given["model"] = model
+    if fresh:
+        os.environ["DUOVIZ_FRESH"] = "1"
+    pages = reports.build(out, only=[part for part in only.split(",") if part], parameters=given)
+    print(f"report: {out / 'index.html'}")
+    if any(page.error for page in pages):
+        raise typer.Exit(1)
+
+
+def _parameter(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise ValueError(f"parameter {text!r}: write name=value")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value

@@ -1,0 +1,166 @@
+"""Every number after the losses. Losses are in nats, `[seq, position]`, NaN where a position is not scored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int8
+from scipy.stats import bootstrap
+
+from .routes import BIG, SKIP
+
+RESAMPLES = 2000
+Losses = Float[np.ndarray, "*seq position"]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with its 95 % bootstrap interval over documents; the bounds are NaN for a single document.
+
+    Attributes:
+        mean, low, high: in the unit of what was averaged.
+        positions, documents: how many.
+    """
+
+    mean: float
+    low: float
+    high: float
+    positions: int
+    documents: int
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def mean_interval(values: Float[np.ndarray, "seq position"], documents: Sequence[str] | None = None) -> Interval:
+    """Mean over scored positions, and how far it would move with other documents.
+
+    Documents are drawn with replacement, each with all its positions (a ratio of sums, so long documents weigh more).
+
+    Args:
+        values: per position; NaN is left out.
+        documents: id of each sequence's document; each sequence is its own if not given.
+
+    Raises:
+        ValueError: nothing scored.
+    """
+    values = np.asarray(values, float)
+    names = np.arange(len(values)) if documents is None else np.unique(np.asarray(documents), return_inverse=True)[1]
+    sums = np.bincount(names, np.nansum(values, axis=1))
+    counts = np.bincount(names, np.isfinite(values).sum(axis=1))
+    sums, counts = sums[counts > 0], counts[counts > 0]
+    if not len(counts):
+        raise ValueError("no scored position: there is nothing to average")
+    mean = float(sums.sum() / counts.sum())
+    low = high = np.nan
+    if len(counts) > 1:
+        found = bootstrap(
+            (sums, counts),
+            lambda s, c, axis=-1: s.sum(axis) / c.sum(axis),
+            paired=True,
+            vectorized=True,
+            n_resamples=RESAMPLES,
+            method="percentile",
+            rng=np.random.default_rng(0),
+        ).confidence_interval
+        low, high = float(found.low), float(found.high)
+    return Interval(mean, low, high, int(counts.sum()), len(counts))
+
+
+def claim(text: str, interval: Interval, *, above: float = 0.0, unit: str = "nats") -> str:
+    """One line: whether a quantity is above a number for certain, whatever the model says.
+
+    It holds when the whole interval lies above; otherwise it does not hold, and the line says if the interval leaves it
+    open.
+    """
+    holds = interval.low > above
+    is_open = not holds and interval.high > above
+    verdict = "holds" if holds else "does not hold (the interval leaves it open)" if is_open else "does not hold"
+    return f"{verdict}: {text} ({interval} {unit}; {interval.documents} documents, {interval.positions:,} positions)"
+
+
+def perplexity(loss_nats: float | np.ndarray) -> float | np.ndarray:
+    """exp of the mean loss over scored positions."""
+    return np.exp(np.nanmean(loss_nats))
+
+
+def difficulty(loss_small: Losses, loss_best: Losses) -> Losses:
+    """How much a token could gain from compute: its loss with all layers small less its loss under the best routes.
+
+    Paper: arXiv 2410.10846, section 2 (with the oracle's loss).
+    """
+    return loss_small - loss_best
+
+
+def enough(
+    loss_by_budget: Float[np.ndarray, "k seq position"], *, epsilon: float = 0.05
+) -> Float[np.ndarray, "seq position"]:
+    """The fewest big layers whose best route is within epsilon nats of the best budget's; NaN where not scored."""
+    best = np.where(np.isnan(loss_by_budget[0]), np.nan, np.nanmin(np.nan_to_num(loss_by_budget, nan=np.inf), axis=0))
+    found = (loss_by_budget <= best + epsilon).argmax(0).astype(float)
+    return np.where(np.isnan(best), np.nan, found)
+
+
+def regret(loss_router: Losses, loss_oracle: Losses) -> Losses:
+    """What a router loses against the oracle at the same budget and context."""
+    return loss_router - loss_oracle
+
+
+def at_budget(budgets: np.ndarray, losses: Float[np.ndarray, "k seq position"], budget: float) -> Losses:
+    """Losses between two budgets of a curve, linearly in loss.
+
+    Raises:
+        ValueError: a budget outside the curve.
+    """
+    if not budgets[0] <= budget <= budgets[-1]:
+        raise ValueError(f"budget {budget:.2f}: the curve runs from {budgets[0]} to {budgets[-1]}")
+    upper = min(int(np.searchsorted(budgets, budget, side="right")), len(budgets) - 1)
+    part = (budget - budgets[upper - 1]) / (budgets[upper] - budgets[upper - 1])
+    return ((1 - part) * losses[upper - 1] + part * losses[upper]).astype(losses.dtype)
+
+
+def gap_closed(loss_router: Losses, loss_fixed: Losses, loss_best: Losses) -> float:
+    """`(fixed - router) / (fixed - best)` of the mean losses: 0 is the best fixed route, 1 the oracle.
+
+    All three at the router's realised budget (`at_budget`). With the label-free policy as best it is the label-free gap
+    closed. NaN where the interval of the denominator contains 0.
+    """
+    gap = mean_interval(loss_fixed - loss_best)
+    if not (gap.low > 0 or gap.high < 0):
+        return float("nan")
+    return float(np.nanmean(loss_fixed - loss_router) / gap.mean)
+
+
+def scored(routes: Int8[np.ndarray, "*any layer"]) -> Bool[np.ndarray, "*any"]:
+    """Which positions hold a route."""
+    return routes[..., 0] >= 0
+
+
+def share(routes: Int8[np.ndarray, "*any layer"], choice: int = BIG) -> float:
+    """The share of a choice over scored positions and layers."""
+    return float((routes[scored(routes)] == choice).mean())
+
+
+def share_by_layer(
+    routes: Int8[np.ndarray, "seq position layer"], choice: int = BIG
+) -> Float[np.ndarray, "position layer"]:
+    """The share of a choice at each position and layer, over sequences; NaN where no sequence is scored.
+
+    Paper: arXiv 2410.10846, figures 2 and 3.
+    """
+    counted = scored(routes).sum(0)[:, None]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (routes == choice).sum(0) / np.where(counted > 0, counted, np.nan)
+
+
+def agreement(one: Int8[np.ndarray, "*any layer"], other: Int8[np.ndarray, "*any layer"]) -> float:
+    """The share of layers in which two sets of routes make the same choice, over positions scored in both."""
+    both = scored(one) & scored(other)
+    return float((one[both] == other[both]).mean())
+
+
+def kept(routes: Int8[np.ndarray, "*any layer"]) -> float:
+    """The share of layers that are not skipped."""
+    return 1.0 - share(routes, SKIP)

@@ -1,0 +1,194 @@
+"""The whole study, top to bottom: the file to read first.
+
+    text --corpus--> tokens --oracle, router--> routes and losses --frames--> tables --store--> parquet
+
+`Study` names what is studied (a model, its texts, a seed); each of its methods is one question and computes its answer at
+most once: results are looked up in the shipped ones, then among those computed earlier, and only then computed.
+
+Paper: arXiv 2410.10846; the figures are named at the methods.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from . import corpus, frames, model, oracle, records, router, routes, store
+
+ROOT = Path(__file__).resolve().parents[1]
+SHIPPED_RESULTS = ROOT / "data" / "results"
+CALIBRATION = (("python-prose", 8), ("python-code", 8))
+"""Holdout documents on which the fixed routes and the routers' thresholds are chosen: 2 x 8 x 127 positions."""
+BUDGETS = (2, 4, 6, 8, 10)
+MIXTURES = ((0.3, 0.7, 0.0), (0.5, 0.0, 0.5), (0.5, 0.3, 0.2))
+"""Shares of big, small and skip in figure 7."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """A model and the texts it is studied on.
+
+    Attributes:
+        model: folder (relative to the repository or absolute) or Hub id.
+        sources: corpus sources.
+        documents: documents of each source.
+        length: tokens of a document's block.
+        seed: of every draw.
+        results: where new results are kept.
+        fresh: compute everything again; set for all studies by the environment variable DUOVIZ_FRESH=1.
+    """
+
+    model: str = "data/duo-tiny"
+    sources: tuple[str, ...] = corpus.SHIPPED
+    documents: int = 16
+    length: int = 128
+    seed: int = 0
+    results: Path = ROOT / "runs" / "results"
+    fresh: bool = False
+
+    @cached_property
+    def folder(self) -> str:
+        """The model's folder or Hub id."""
+        inside = ROOT / self.model
+        return str(inside) if inside.is_dir() else self.model
+
+    @cached_property
+    def lm(self) -> model.LanguageModel:
+        """The model."""
+        return model.load(self.folder)
+
+    @cached_property
+    def _store(self) -> store.Store:
+        fresh = self.fresh or os.environ.get("DUOVIZ_FRESH") == "1"
+        return store.Store(self.results, shipped=SHIPPED_RESULTS, fresh=fresh)
+
+    def tokens(self, source: str) -> records.Tokens:
+        """The texts of one source."""
+        return corpus.blocks(self.lm.tokenizer, source, documents=self.documents, length=self.length)
+
+    def losses(self, source: str, route: str | np.ndarray) -> np.ndarray:
+        """Losses in nats `[seq, position]` with one route for all tokens."""
+        return self.lm.score(self.tokens(source), route)
+
+    def curve(
+        self,
+        source: str,
+        *,
+        objective: str = "nll",
+        context: str = "committed",
+        method: str = "exhaustive",
+        choices: str = "SB",
+        setting: oracle.Setting = oracle.Setting(),
+    ) -> records.Curve:
+        """Best routes for every budget of big layers (figures 2, 4)."""
+        tokens = self.tokens(source)
+
+        def compute() -> dict[str, pd.DataFrame]:
+            found = oracle.by_budget(
+                self.lm,
+                tokens,
+                choices=choices,
+                context=context,
+                method=method,
+                objective=objective,
+                setting=setting,
+                seed=self.seed,
+            )
+            return {"curve": frames.curve(found, tokens)}
+
+        asked = {"context": context, "method": method, "objective": objective, "choices": choices}
+        return frames.curve_from_frame(self._cached("curve", source, asked, compute)["curve"], tokens)
+
+    def fixed_routes(self, choices: str = "SB") -> np.ndarray:
+        """For every budget the one route that is best on average on the calibration texts: int8 `[k, layer]`."""
+
+        def compute() -> dict[str, pd.DataFrame]:
+            chosen = oracle.fixed(self.lm, self.calibration(), choices=choices)
+            return {"fixed": pd.DataFrame({"budget": range(len(chosen)), "route": routes.to_texts(chosen)})}
+
+        table = self._cached("fixed", "calibration", {"choices": choices, "calibration": CALIBRATION}, compute)["fixed"]
+        return np.stack([routes.from_text(text) for text in table.sort_values("budget")["route"]])
+
+    def calibration(self) -> records.Tokens:
+        """Holdout texts that nothing is scored on."""
+        parts = [corpus.blocks(self.lm.tokenizer, name, documents=n, length=128) for name, n in CALIBRATION]
+        return records.Tokens.joined(parts)
+
+    def fixed(self, source: str) -> records.Curve:
+        """The fixed routes, scored on a source (figure 4)."""
+        tokens, chosen = self.tokens(source), self.fixed_routes()
+        return records.Curve(
+            name="fixed",
+            context="uniform",
+            budgets=np.arange(len(chosen)),
+            routes=np.stack([oracle.same_for_all(tokens, route) for route in chosen]),
+            loss_nats=np.stack([self.lm.score(tokens, route) for route in chosen]),
+        )
+
+    def curves(self, source: str, *, context: str = "committed") -> list[records.Curve]:
+        """Every policy over the number of big layers, beside each other (figure 4b)."""
+        found = [self.curve(source, objective=name, context=context) for name in ("nll", "expected", "null")]
+        return [*found, self.curve(source, context=context, method="random-100"), self.fixed(source)]
+
+    def skipping(self, source: str, *, skip: int, context: str = "committed") -> records.Found:
+        """Best routes with exactly so many layers skipped and the others big (figure 2d)."""
+        return self._search(source, [routes.Space(self.lm.layers, "-B", skip=skip)], context, {"skip": skip})
+
+    def schedule(self, source: str, first: int, last: int, *, context: str = "committed") -> records.Found:
+        """Best routes under a budget that changes along the text (figure 4c)."""
+        budgets = routes.ramp(first, last, positions=self.length - 1)
+        spaces = [routes.Space(self.lm.layers, "SB", big=int(k)) for k in budgets]
+        return self._search(source, spaces, context, {"first": first, "last": last})
+
+    def _search(self, source: str, spaces: list[routes.Space], context: str, asked: dict[str, Any]) -> records.Found:
+        tokens = self.tokens(source)
+
+        def compute() -> dict[str, pd.DataFrame]:
+            given = spaces[0] if len(spaces) == 1 else spaces
+            return {"found": frames.found(oracle.search(self.lm, tokens, given, context=context), tokens)}
+
+        table = self._cached("search", source, {"context": context, **asked}, compute)["found"]
+        return frames.found_from_frame(table, tokens)
+
+    def router(self, name: str) -> router.Router:
+        """A router that belongs to the model, for example `budget-4` or `big-50-skip-50`."""
+        return router.load(Path(self.folder) / "routers" / name)
+
+    def routed(self, source: str, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Routes `[seq, position, layer]` and losses `[seq, position]` of a router."""
+        learned, tokens = self.router(name), self.tokens(source)
+        return learned.routes(self.lm, tokens), learned.losses(self.lm, tokens)
+
+    def router_curve(self, source: str) -> records.Curve:
+        """The trained routers over their budgets (figures 4b, 3)."""
+        found = [self.routed(source, f"budget-{k}") for k in BUDGETS]
+        return records.Curve(
+            name="router",
+            context="own",
+            budgets=np.array(BUDGETS),
+            routes=np.stack([chosen for chosen, _ in found]),
+            loss_nats=np.stack([losses for _, losses in found]),
+        )
+
+    def _cached(self, what: str, source: str, asked: dict[str, Any], compute: Any) -> dict[str, pd.DataFrame]:
+        request = {
+            "what": what,
+            "model": self.lm.fingerprint,
+            "source": source,
+            "documents": self.documents,
+            "length": self.length,
+            "seed": self.seed,
+            **asked,
+        }
+        return self._store.cached(request, compute)
+
+
+def budgets_of(lm: model.LanguageModel, choices: str) -> list[routes.Space]:
+    """The spaces with exactly 0, 1, ... big layers."""
+    return [routes.Space(lm.layers, choices, big=k) for k in range(lm.layers + 1)]

@@ -1,0 +1,92 @@
+"""Colours, glyphs and text for display; the one place that escapes text for HTML and plotly.
+
+Colours are those of Okabe and Ito, which the colour-blind can tell apart; backgrounds are transparent and inks are middle
+greys, so that figures read on white and on black.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+
+import numpy as np
+
+CHOICE_COLOURS = ("#999999", "#0072B2", "#D55E00")
+"""Of skip, small and big."""
+GLYPHS = "-SB"
+POLICY_COLOURS = {
+    "oracle": "#D55E00",
+    "label-free": "#009E73",
+    "null": "#CC79A7",
+    "random-100": "#E69F00",
+    "fixed": "#56B4E9",
+    "router": "#0072B2",
+    "all big": "#888888",
+    "all small": "#BBBBBB",
+}
+SEQUENTIAL = "Viridis"
+SHARE_SCALE = [[0.0, "#0072B2"], [0.5, "#E8E4DC"], [1.0, "#D55E00"]]
+"""From never (small, blue) over half to always (big, vermilion)."""
+INK, LINE = "#7f7f7f", "rgba(127,127,127,0.35)"
+CONFIG = {"showSendToCloud": False, "displaylogo": False, "responsive": True}
+"""For `Figure.show(config=...)`: no upload of what is drawn."""
+VISIBLE = str.maketrans({" ": "·", "\n": "⏎", "\t": "⇥", "\r": "␍"})
+
+
+def escape(text: str) -> str:
+    """Text as it must be written into HTML or a plotly label: shown, never run or read as markup."""
+    return html.escape(text, quote=True)
+
+
+def token_text(piece: str) -> str:
+    """A token's characters with its spaces and newlines visible, escaped; an empty piece (part of a character) is `∅`."""
+    return escape(piece.translate(VISIBLE)) or "∅"
+
+
+def policy_colour(name: str) -> str:
+    """The colour of a policy; grey for one that has none."""
+    return POLICY_COLOURS.get(name, INK)
+
+
+def token_chips(pieces: Sequence[str], values: np.ndarray, *, title: str, unit: str = "nats") -> str:
+    """Text as coloured tokens: HTML with a legend.
+
+    The viewer sees the text as written, line breaks kept; each token's background tells its value, from none (no colour) to
+    the largest (vermilion, and underlined from half of it on); negative values are blue. NaN (not scored) has no colour.
+
+    Args:
+        pieces: characters of each token.
+        values: one number per token.
+        title: what the colour means.
+        unit: of the values.
+
+    Raises:
+        ValueError: as many values as pieces are needed.
+    """
+    values = np.asarray(values, float)
+    if values.shape != (len(pieces),):
+        raise ValueError(f"{values.shape} values for {len(pieces)} tokens: give one for each")
+    largest = float(np.nanmax(np.abs(values))) if np.isfinite(values).any() else 1.0
+    spans = "".join(_chip(piece, value, largest or 1.0, unit) for piece, value in zip(pieces, values))
+    legend = "".join(
+        f'<span style="background:{_shade(part)};padding:0 .7em">{part * largest:.1f}</span>'
+        for part in (0, 0.25, 0.5, 0.75, 1)
+    )
+    return (
+        f'<div style="font-family:sans-serif;font-size:13px;margin:.4em 0">{escape(title)} ({escape(unit)}): {legend}</div>'
+        '<pre style="white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.75;margin:0;background:none;color:inherit">'
+        f"{spans}</pre>"
+    )
+
+
+def _chip(piece: str, value: float, largest: float, unit: str) -> str:
+    part = 0.0 if np.isnan(value) else value / largest
+    label = "not scored" if np.isnan(value) else f"{value:.2f} {unit}"
+    line = ";text-decoration:underline" if abs(part) >= 0.5 else ""
+    return f'<span title="{label}" style="background:{_shade(part)}{line}">{escape(piece)}</span>'
+
+
+def _shade(part: float) -> str:
+    """Background of a value between -1 and 1."""
+    colour = "213,94,0" if part >= 0 else "0,114,178"
+    return f"rgba({colour},{0.65 * min(1.0, abs(part)):.2f})"
