@@ -112,10 +112,14 @@ def router(
     seed: Seed = 0,
 ) -> None:
     """Train a router for a mixture of big, small and skip (stage 3); it is calibrated and saved with what it realises."""
+    from . import router as routers
     from . import study
 
-    facts = study.train_router(model, out, big=big, skip=skip, small=small, tokens=tokens, seed=seed)
-    print(json.dumps(facts, indent=1))
+    mixture = routers.Mixture(big=big, small=1 - big - skip if small is None else small, skip=skip)
+    made, log = study.train_router(model, out, mixture=mixture, tokens=tokens, seed=seed)
+    print(log.iloc[[0, -1]].to_string(index=False))
+    print(json.dumps({"asked": made.facts["mixture"], "realised on calibration text": made.facts["calibrated"]}))
+    print(f"the router is in {out}")
 
 
 @_command

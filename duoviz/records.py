@@ -7,6 +7,7 @@ A position that is not scored (padding, the first token of a document) is NaN in
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -62,6 +63,18 @@ class Tokens:
             text=("",) * seqs,
             offsets=np.zeros((seqs, tokens, 2), np.int64),
             documents=tuple(f"text-{i}" for i in range(seqs)),
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence[Tokens]) -> Tokens:
+        """Texts of the same length from several sources, one after the other."""
+        return cls(
+            ids=np.concatenate([part.ids for part in parts]),
+            scored=np.concatenate([part.scored for part in parts]),
+            text=tuple(text for part in parts for text in part.text),
+            offsets=np.concatenate([part.offsets for part in parts]),
+            documents=tuple(name for part in parts for name in part.documents),
+            source=" + ".join(part.source for part in parts),
         )
 
     def __len__(self) -> int:

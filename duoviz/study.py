@@ -27,7 +27,7 @@ CALIBRATION = (("python-prose", 8), ("python-code", 8))
 """Holdout documents on which the fixed routes and the routers' thresholds are chosen: 2 x 8 x 127 positions."""
 BUDGETS = (2, 4, 6, 8, 10)
 MIXTURES = ((0.3, 0.7, 0.0), (0.5, 0.0, 0.5), (0.5, 0.3, 0.2))
-"""Shares of big, small and skip in figure 7."""
+"""Shares of big, small and skip of the routers in figure 7."""
 
 
 @dataclass(frozen=True)
@@ -157,13 +157,12 @@ class Study:
         return frames.found_from_frame(table, tokens)
 
     def router(self, name: str) -> router.Router:
-        """A router that belongs to the model, for example `budget-4` or `big-50-skip-50`."""
+        """A router that belongs to the model, for example `budget-4` or `big-50-skip-50` (see `shipped_routers`)."""
         return router.load(Path(self.folder) / "routers" / name)
 
     def routed(self, source: str, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Routes `[seq, position, layer]` and losses `[seq, position]` of a router."""
-        learned, tokens = self.router(name), self.tokens(source)
-        return learned.routes(self.lm, tokens), learned.losses(self.lm, tokens)
+        return self.router(name).run(self.lm, self.tokens(source))
 
     def router_curve(self, source: str) -> records.Curve:
         """The trained routers over their budgets (figures 4b, 3)."""
@@ -192,3 +191,49 @@ class Study:
 def budgets_of(lm: model.LanguageModel, choices: str) -> list[routes.Space]:
     """The spaces with exactly 0, 1, ... big layers."""
     return [routes.Space(lm.layers, choices, big=k) for k in range(lm.layers + 1)]
+
+
+def mixture_name(mixture: router.Mixture) -> str:
+    """Folder of a router: `budget-4` of 12 layers big and the rest small, or the shares in per cent."""
+    parts = (("big", mixture.big), ("small", mixture.small), ("skip", mixture.skip))
+    return "-".join(f"{name}-{round(100 * share)}" for name, share in parts if share)
+
+
+def shipped_routers(layers: int) -> dict[str, router.Mixture]:
+    """The routers that belong to a model: the budgets of figure 4b and the mixtures of figure 7, by folder name."""
+    found = {f"budget-{k}": router.Mixture(k / layers, 1 - k / layers) for k in BUDGETS if k < layers}
+    return found | {mixture_name(m): m for m in (router.Mixture(*shares) for shares in MIXTURES)}
+
+
+def train_router(
+    path: str, out: Path, *, mixture: router.Mixture, tokens: int = 1_000_000, seed: int = 0
+) -> tuple[router.Router, pd.DataFrame]:
+    """Train a router on the python sources, set its thresholds on the calibration texts and save it.
+
+    Returns:
+        The router, and its training log, which is also saved.
+    """
+    here = Study(model=path)
+    rows = training_rows(here.lm, tokens)
+    made, log = router.train(
+        here.lm, rows, router.Stage3(mixture, tokens=tokens, seed=seed), checkpoint=out / "training.pt"
+    )
+    router.calibrate(made, here.lm, here.calibration())
+    router.save(made, out)
+    log.to_parquet(out / "training-log.parquet", index=False)
+    return made, log
+
+
+def training_rows(lm: model.LanguageModel, tokens: int) -> np.ndarray:
+    """About so many tokens of the python sources' train split, prose and code in turn: uint16 `[row, token]`."""
+    halves = []
+    for source in ("python-prose", "python-code"):
+        documents, size = [], 0
+        for document in corpus.documents(source, split="train"):
+            documents.append(document)
+            size += len(document.text)
+            if size > 4 * tokens:  # more characters than half the tokens take
+                break
+        halves.append(corpus.packed(lm.tokenizer, documents, length=lm.context))
+    number = max(1, min(*map(len, halves), tokens // lm.context // 2))
+    return np.stack([half[:number] for half in halves], axis=1).reshape(2 * number, -1)

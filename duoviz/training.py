@@ -26,6 +26,7 @@ from . import corpus
 from .model.duo import CLASSES, DuoCausalLM, DuoConfig, RandomPolicy, config_for
 from .model.language_model import load_model
 
+HELD_ROWS = 64
 END_OF_TEXT = "<|endoftext|>"
 
 
@@ -170,12 +171,12 @@ def holdout_losses(model: DuoCausalLM, held: dict[str, Tensor], policy: RandomPo
     for source, rows in held.items():
         for name in ("big", "small", "random"):
             total = 0.0
-            for number, batch in enumerate(rows.split(16)):
+            for number, part in enumerate(rows.split(16)):
                 if name == "random":
                     ways = {"duo_policy": replace(policy, seed=number)}
                 else:
                     ways = {"duo_routes": torch.full((layers,), 2 if name == "big" else 1, dtype=torch.int8)}
-                batch = batch.to(model.device)
+                batch = part.to(model.device)
                 total += float(model(batch, labels=batch, **ways).loss) * len(batch)
             found[f"eval_{source}_{name}"] = total / len(rows)
     model.train(was_training)
@@ -225,6 +226,11 @@ def _rows(plan: Stage1, tokenizer: PreTrainedTokenizerFast, split: str) -> dict[
     return found
 
 
+def _spread(rows: Integer[np.ndarray, "row token"]) -> Tensor:
+    """`HELD_ROWS` rows from all over the holdout (its beginning may be of one kind), int64."""
+    return torch.from_numpy(rows[:: max(1, len(rows) // HELD_ROWS)][:HELD_ROWS].astype(np.int64))
+
+
 def last_checkpoint(out: Path) -> Path | None:
     """The newest complete checkpoint of a run: `Trainer` writes `trainer_state.json` last, so a half-written one lacks it."""
     complete = []
@@ -251,7 +257,7 @@ def train(plan: Stage1, *, max_steps: int | None = None) -> Path:
     plan.out.mkdir(parents=True, exist_ok=True)
     tokenizer = _tokenizer(plan)
     rows = _rows(plan, tokenizer, "train")
-    held = {s: torch.from_numpy(r[:64].astype(np.int64)) for s, r in _rows(plan, tokenizer, "holdout").items()}
+    held = {s: _spread(r) for s, r in _rows(plan, tokenizer, "holdout").items()}
     torch.manual_seed(plan.seed)
     config = plan.preset.config()
     model = load_model(plan.start) if plan.start else CLASSES["llama"][1](config)
@@ -273,7 +279,7 @@ def train(plan: Stage1, *, max_steps: int | None = None) -> Path:
         save_steps=plan.save_every,
         save_total_limit=2,
         seed=plan.seed,
-        gradient_checkpointing=plan.gradient_checkpointing,
+        activation_checkpointing=plan.gradient_checkpointing,
         bf16=torch.cuda.is_available(),
         remove_unused_columns=False,
         report_to=[],
@@ -305,10 +311,57 @@ def _finish(plan: Stage1, trainer: DuoTrainer, tokenizer: PreTrainedTokenizerFas
     tokens_per_step = plan.preset.rows * plan.preset.context
     log["tokens"] = log["step"] * tokens_per_step
     log.to_parquet(folder / "training-log.parquet")
-    facts = {**asdict(plan), "out": None, "start": str(plan.start) if plan.start else None}
-    facts["steps_done"], facts["tokens_seen"] = trainer.state.global_step, trainer.state.global_step * tokens_per_step
-    (folder / "training.json").write_text(json.dumps(facts, indent=1))
+    done = trainer.state.global_step
+    facts = {
+        "preset": asdict(plan.preset),
+        "sources": plan.sources,
+        "policy": asdict(plan.policy),
+        "seed": plan.seed,
+        "micro_rows": plan.micro_rows,
+        "continued": plan.start is not None,
+        "steps": done,
+        "steps_planned": plan.steps,
+        "tokens": done * tokens_per_step,
+        "holdout_nats": {k.removeprefix("eval_"): round(v, 4) for k, v in trainer.evaluate().items()},
+    }
+    (folder / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
+    (folder / "README.md").write_text(card(facts))
     return folder
+
+
+def card(facts: dict[str, Any]) -> str:
+    """The model card: data, tokens, losses, seed, command."""
+    shape = facts["preset"]
+    losses = "\n".join(f"| {name.replace('_', ', ')} | {value:.3f} |" for name, value in facts["holdout_nats"].items())
+    unfinished = facts["steps"] < facts["steps_planned"]
+    note = (
+        f"\nTraining is not finished: {facts['steps']:,} of {facts['steps_planned']:,} steps, the learning rate has not"
+        " come down yet, and the losses below will fall.\n"
+        if unfinished
+        else ""
+    )
+    return f"""# duo-tiny
+
+A Duo Llama: {shape["layers"]} layers of width {shape["hidden"]}, {shape["heads"]} heads, FFNs of width {shape["big"]} (big)
+and {shape["small"]} (small), a byte-level BPE vocabulary of {shape["vocab"]:,}, context {shape["context"]}, tied embeddings,
+float32. It was made to be studied on two CPU cores, not to be used: it has read little, and it knows only Python and its
+documentation.
+{note}
+Trained on {facts["tokens"]:,} tokens of {" and ".join(facts["sources"])} in equal parts: docstrings and sources of the Python
+standard library and of the installed packages, read where they are installed. Each token took the big FFN with probability
+{facts["policy"]["big"]}, the small one with {facts["policy"]["small"]} and none with {facts["policy"]["skip"]}, at each layer
+independently. Documents whose hash falls into the holdout (4 %), and near-duplicates of those, were never trained on; neither
+was the shipped text.
+
+AdamW (0.9, 0.95), weight decay 0.1, gradients clipped at 1, learning rate {shape["learning_rate"]} after {shape["warmup"]} steps,
+then a cosine to {shape["final_learning_rate"]}; {shape["rows"]} rows of {shape["context"]} tokens a step; seed {facts["seed"]}.
+
+    python -m duoviz train --out runs/duo-tiny --seed {facts["seed"]}
+
+| holdout (64 rows of {shape["context"]} tokens), policy | loss, nats per token |
+|---|---|
+{losses}
+"""
 
 
 class _StopAt(TrainerCallback):
