@@ -96,7 +96,8 @@ def oracle(
     spaces = study.budgets_of(session.lm, choices)
     flops = oracles.estimate(session.lm, tokens, spaces, context=context, method=method)
     print(f"{len(tokens)} documents, {int(tokens.scored.sum())} positions: about {flops:.2g} FLOPs", file=sys.stderr)
-    curve = session.curve(source, objective=objective, context=context, method=method, choices=choices, setting=setting)
+    found = session.survey(source, (objective,), context=context, method=method, choices=choices, setting=setting)
+    curve = found[objective]
     print(frames.curve_summary([curve], tokens).to_string(index=False))
     print(f"replay: at most {curve.replay_error.max():.1e} nats from one ordinary forward pass; results in {out}")
 

@@ -353,7 +353,8 @@ def token_losses(table: pd.DataFrame, *, title: str, window: int = 64) -> go.Fig
         title="predicted token",
     )
     figure.update_yaxes(title="loss (nats)", rangemode="tozero")
-    note = f"document {style.escape(str(table['document'].iloc[0]))}, first {min(window, len(table))} of {len(table)} positions; drag for more"
+    name, shown = style.escape(str(table["document"].iloc[0])), min(window, len(table))
+    note = f"document {name}, first {shown} of {len(table)} positions; drag for more"
     figure = _figure(figure, title=title, note=note, height=480)
     return figure.update_layout(hovermode="x unified", dragmode="pan", margin={"b": 120})
 

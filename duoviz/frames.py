@@ -195,6 +195,35 @@ def usage(chosen: np.ndarray, *, source: str, panel: str, choice: int = BIG) -> 
     )
 
 
+def difficulty(tokens: Tokens, oracle: Curve, label_free: Curve, null: Curve, *, budget: int) -> pd.DataFrame:
+    """`positions` with losses at one budget and the difficulties made of them, all in nats.
+
+    Columns: small, big, oracle, label_free, null; difficulty (small - oracle), label_free_difficulty, null_difficulty (both
+    terms on the sampled target), small_minus_big; and `enough`, the big layers that are within 0.05 nats of the best.
+
+    Args:
+        tokens: the texts.
+        oracle, label_free, null: curves over all budgets; budget 0 is all small, the last all big.
+        budget: of oracle, label-free policy and null control.
+    """
+    small, big, best = oracle.loss_nats[0], oracle.loss_nats[-1], oracle.at(budget)[0]
+    free, luck = label_free.at(budget)[0], null.at(budget)[0]
+    losses = {
+        "small": small,
+        "big": big,
+        "oracle": best,
+        "label_free": free,
+        "null": luck,
+        "difficulty": metrics.difficulty(small, best),
+        "label_free_difficulty": metrics.difficulty(small, free),
+        "null_difficulty": metrics.difficulty(null.loss_nats[0], luck),
+        "small_minus_big": metrics.difficulty(small, big),
+    }
+    table = token_losses(tokens, losses)
+    table["enough"] = metrics.enough(oracle.loss_nats)[tokens.scored]
+    return table
+
+
 def _check_rows(table: pd.DataFrame, wanted: int) -> None:
     if len(table) != wanted:
         raise ValueError(f"a stored table of {len(table)} rows: these texts have {wanted}; it belongs to other texts")

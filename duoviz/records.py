@@ -8,7 +8,7 @@ A position that is not scored (padding, the first token of a document) is NaN in
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int8, Int64
@@ -82,13 +82,19 @@ class Tokens:
 
     def __getitem__(self, rows: slice) -> Tokens:
         """Some of the sequences."""
-        return Tokens(
+        return replace(
+            self,
             ids=self.ids[rows],
             scored=self.scored[rows],
             text=self.text[rows],
             offsets=self.offsets[rows],
             documents=self.documents[rows],
-            source=self.source,
+        )
+
+    def cut(self, length: int) -> Tokens:
+        """The first tokens of every sequence."""
+        return replace(
+            self, ids=self.ids[:, :length], scored=self.scored[:, : length - 1], offsets=self.offsets[:, :length]
         )
 
     def pieces(self, seq: int) -> list[str]:

@@ -25,6 +25,8 @@ ROOT = Path(__file__).resolve().parents[1]
 SHIPPED_RESULTS = ROOT / "data" / "results"
 CALIBRATION = (("python-prose", 8), ("python-code", 8))
 """Holdout documents on which the fixed routes and the routers' thresholds are chosen: 2 x 8 x 127 positions."""
+OBJECTIVES = ("nll", "expected", "null")
+"""The oracle, the label-free policy and the null control."""
 BUDGETS = (2, 4, 6, 8, 10)
 MIXTURES = ((0.3, 0.7, 0.0), (0.5, 0.0, 0.5), (0.5, 0.3, 0.2))
 """Shares of big, small and skip of the routers in figure 7."""
@@ -76,34 +78,42 @@ class Study:
         """Losses in nats `[seq, position]` with one route for all tokens."""
         return self.lm.score(self.tokens(source), route)
 
-    def curve(
+    def survey(
         self,
         source: str,
+        objectives: tuple[str, ...] = OBJECTIVES,
         *,
-        objective: str = "nll",
         context: str = "committed",
         method: str = "exhaustive",
         choices: str = "SB",
-        setting: oracle.Setting = oracle.Setting(),
-    ) -> records.Curve:
-        """Best routes for every budget of big layers (figures 2, 4)."""
+        setting: oracle.Setting = oracle.Setting(batch_size=16),
+    ) -> dict[str, records.Curve]:
+        """Best routes for every budget of big layers, for each objective (figures 2, 4)."""
         tokens = self.tokens(source)
 
         def compute() -> dict[str, pd.DataFrame]:
-            found = oracle.by_budget(
+            found = oracle.survey(
                 self.lm,
                 tokens,
                 choices=choices,
                 context=context,
                 method=method,
-                objective=objective,
+                objectives=objectives,
                 setting=setting,
                 seed=self.seed,
             )
-            return {"curve": frames.curve(found, tokens)}
+            return {name.replace(":", "-"): frames.curve(curve, tokens) for name, curve in found.items()}
 
-        asked = {"context": context, "method": method, "objective": objective, "choices": choices}
-        return frames.curve_from_frame(self._cached("curve", source, asked, compute)["curve"], tokens)
+        asked = {"context": context, "method": method, "objectives": objectives, "choices": choices}
+        tables = self._cached("survey", source, asked, compute)
+        return {name: frames.curve_from_frame(tables[name.replace(":", "-")], tokens) for name in objectives}
+
+    def live(
+        self, source: str, space: routes.Space, *, documents: int, positions: int, context: str = "committed"
+    ) -> records.Found:
+        """A search that is never looked up: the first positions of the first documents."""
+        part = self.tokens(source)[:documents].cut(positions + 1)
+        return oracle.search(self.lm, part, space, context=context)
 
     def fixed_routes(self, choices: str = "SB") -> np.ndarray:
         """For every budget the one route that is best on average on the calibration texts: int8 `[k, layer]`."""
@@ -133,8 +143,9 @@ class Study:
 
     def curves(self, source: str, *, context: str = "committed") -> list[records.Curve]:
         """Every policy over the number of big layers, beside each other (figure 4b)."""
-        found = [self.curve(source, objective=name, context=context) for name in ("nll", "expected", "null")]
-        return [*found, self.curve(source, context=context, method="random-100"), self.fixed(source)]
+        found = self.survey(source, context=context)
+        random = self.survey(source, ("nll",), context=context, method="random-100")
+        return [*found.values(), *random.values(), self.fixed(source)]
 
     def skipping(self, source: str, *, skip: int, context: str = "committed") -> records.Found:
         """Best routes with exactly so many layers skipped and the others big (figure 2d)."""
@@ -155,6 +166,22 @@ class Study:
 
         table = self._cached("search", source, {"context": context, **asked}, compute)["found"]
         return frames.found_from_frame(table, tokens)
+
+    def difficulty(self, source: str, *, budget: int, context: str = "committed") -> pd.DataFrame:
+        """Losses and difficulties of every token (figures 5, 6), columns as of `frames.difficulty`."""
+        found = self.survey(source, context=context)
+        return frames.difficulty(self.tokens(source), *(found[name] for name in OBJECTIVES), budget=budget)
+
+    def training_log(self) -> pd.DataFrame:
+        """The log of stage 1.
+
+        Raises:
+            FileNotFoundError: the model's folder holds none.
+        """
+        path = Path(self.folder) / "training-log.parquet"
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: this model came without a training log")
+        return pd.read_parquet(path)
 
     def router(self, name: str) -> router.Router:
         """A router that belongs to the model, for example `budget-4` or `big-50-skip-50` (see `shipped_routers`)."""

@@ -1,7 +1,237 @@
 import numpy as np
+import pytest
+import torch
+from conftest import tiny_model
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, LlamaForCausalLM
+from transformers.utils import logging
+
+from duoviz import model
+from duoviz.model import RandomPolicy
+from duoviz.routes import BIG, SKIP, SMALL
+from duoviz.training import PRESETS
+
+logging.set_verbosity_error()
 
 
-def test_score(lm, ids):
-    a = lm.score(ids, "SB-B")
-    assert a.shape == (3, 11)
-    np.testing.assert_allclose(a, lm.score(ids, "SB-B", batch_size=1), atol=1e-5)
+def reference_logits(lm, ids, routes):
+    """A Duo Llama written out token by token and layer by layer: `[seq, token, vocab]`."""
+    inner, scope = lm.model.model, lm.model.config.skip_scope
+    x = inner.embed_tokens(ids)
+    positions = inner.rotary_emb(x, torch.arange(ids.shape[1])[None])
+    mask = torch.full((ids.shape[1], ids.shape[1]), -torch.inf).triu(1)[None, None]
+    for index, layer in enumerate(inner.layers):
+        attended, _ = layer.self_attn(layer.input_layernorm(x), position_embeddings=positions, attention_mask=mask)
+        out = x.clone()
+        for seq in range(len(ids)):
+            for token in range(ids.shape[1]):
+                choice = int(routes[seq, token, index])
+                if choice == SKIP and scope == "block":
+                    continue
+                h = x[seq, token] + attended[seq, token]
+                normed = layer.post_attention_layernorm(h)
+                if choice == BIG:
+                    h = h + layer.mlp.big(normed)
+                elif choice == SMALL:
+                    h = h + layer.mlp.small(normed)
+                out[seq, token] = h
+        x = out
+    return lm.model.lm_head(inner.norm(x))
+
+
+@pytest.mark.parametrize("scope", ["ffn", "block"])
+@pytest.mark.parametrize("kv_heads", [1, 4])
+def test_routes_per_token_equal_the_model_written_out(scope, kv_heads, ids):
+    lm = tiny_model(skip_scope=scope, kv_heads=kv_heads)
+    routes = torch.from_numpy(np.random.default_rng(1).integers(0, 3, (3, 12, 4)).astype(np.int8))
+    with torch.no_grad():
+        got = lm.model(torch.from_numpy(ids), duo_routes=routes).logits
+        torch.testing.assert_close(got, reference_logits(lm, torch.from_numpy(ids), routes), atol=2e-4, rtol=1e-4)
+
+
+def test_a_saved_duo_model_opens_as_the_dense_model_equal_to_all_big(lm, ids, tmp_path):
+    lm.model.save_pretrained(tmp_path)
+    dense = LlamaForCausalLM.from_pretrained(tmp_path)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path)
+    x = torch.from_numpy(ids)
+    for routes in (None, torch.full((4,), BIG)):
+        torch.testing.assert_close(lm.model(x, duo_routes=routes).logits, dense(x).logits, atol=1e-5, rtol=1e-5)
+    mixed = torch.tensor([0, 1, 2, 1])
+    assert torch.equal(lm.model(x, duo_routes=mixed).logits, again(x, duo_routes=mixed).logits)
+    assert again.config.small_intermediate_size == 8
+    assert model.load(tmp_path).fingerprint == lm.fingerprint != tiny_model(seed=1).fingerprint
+
+
+def test_a_dense_model_loads_with_skip_and_big(ids, tmp_path):
+    torch.manual_seed(0)
+    dense = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=61,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            max_position_embeddings=32,
+        )
+    ).eval()
+    dense.save_pretrained(tmp_path)
+    lm = model.load(tmp_path, choices="-B")
+    assert lm.choices == "-B"
+    got = lm.model(torch.from_numpy(ids)).logits
+    torch.testing.assert_close(got, dense(torch.from_numpy(ids)).logits, atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match="dense llama model without small FFNs: load it with choices='-B'"):
+        model.load(tmp_path)
+
+
+def test_random_policy_has_its_shares_and_its_seed(lm, ids):
+    routes = RandomPolicy(0.5, 0.3, 0.2, seed=4).routes(50, 50, 4)
+    for choice, share in ((BIG, 0.5), (SMALL, 0.3), (SKIP, 0.2)):
+        assert float((routes == choice).float().mean()) == pytest.approx(share, abs=0.02)
+    x = torch.from_numpy(ids)
+    same = RandomPolicy(seed=3).routes(3, 12, 4)
+    assert torch.equal(lm.model(x, duo_policy=RandomPolicy(seed=3)).logits, lm.model(x, duo_routes=same).logits)
+    with pytest.raises(ValueError, match="probabilities that sum to 1"):
+        RandomPolicy(0.5, 0.6)
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        {"duo_routes": torch.tensor([0, 1, 2, 1])},
+        {"duo_routes": RandomPolicy(0.4, 0.4, 0.2).routes(3, 20, 4)},
+        {"duo_policy": RandomPolicy(0.4, 0.4, 0.2, seed=5)},
+    ],
+)
+@pytest.mark.parametrize("scope", ["ffn", "block"])
+def test_generate_is_the_same_with_and_without_cache(way, scope, ids):
+    lm, prompt = tiny_model(skip_scope=scope), torch.from_numpy(ids)
+    found = [
+        lm.model.generate(
+            prompt,
+            attention_mask=torch.ones_like(prompt),
+            max_new_tokens=8,
+            do_sample=False,
+            use_cache=cached,
+            pad_token_id=0,
+            **way,
+        )
+        for cached in (True, False)
+    ]
+    assert found[0].shape == (3, 20)
+    assert torch.equal(*found)
+
+
+def test_generate_refuses_routes_that_end_too_early(lm, ids):
+    prompt = torch.from_numpy(ids)
+    with pytest.raises(ValueError, match="duo_routes cover 12 tokens, generation has reached token 13"):
+        lm.model.generate(
+            prompt,
+            attention_mask=torch.ones_like(prompt),
+            max_new_tokens=3,
+            pad_token_id=0,
+            duo_routes=RandomPolicy().routes(3, 12, 4),
+        )
+
+
+def test_activation_checkpointing_gives_the_same_gradients(ids):
+    found = []
+    for checkpointed in (False, True):
+        lm = tiny_model(skip_scope="block")
+        if checkpointed:
+            lm.model.activation_checkpointing_enable()
+        lm.model.train()
+        x = torch.from_numpy(ids)
+        lm.model(x, labels=x, duo_policy=RandomPolicy(0.4, 0.4, 0.2, seed=1)).loss.backward()
+        found.append({name: p.grad for name, p in lm.model.named_parameters()})
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(gradient, found[1][name])
+        assert gradient is not None
+
+
+def test_an_unused_ffn_still_gets_zero_gradients(lm, ids):
+    x = torch.from_numpy(ids)
+    lm.model(x, labels=x, duo_routes=torch.full((4,), BIG)).loss.backward()
+    assert all(p.grad is not None for p in lm.model.parameters())
+    lm.model.zero_grad()
+
+
+@pytest.mark.parametrize("scope", ["ffn", "block"])
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+def test_flops_equal_the_flop_counter(scope, kv_heads):
+    lm = tiny_model(skip_scope=scope, kv_heads=kv_heads)
+    lm.model.set_attn_implementation("eager")
+    ids = torch.from_numpy(np.random.default_rng(0).integers(0, 61, (2, 9)))
+    for shares in ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.3, 0.4, 0.3)):
+        routes = RandomPolicy(*shares).routes(2, 9, 4)
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            lm.model(ids, duo_routes=routes, use_cache=False)
+        rotary = 2 * 9 * lm.model.config.head_dim // 2  # positions times frequencies, as a matrix product
+        assert counter.get_total_flops() - model.forward_flops(lm.model, routes.numpy()) in (0, rotary)
+
+
+def test_the_papers_shape():
+    with torch.device("meta"):
+        paper = model.CLASSES["llama"][1](PRESETS["paper"].config())
+    groups = model.parameter_groups(paper)
+    millions = {name: round(count / 1e6) for name, count in groups.items()}
+    assert {k: millions[k] for k in ("small", "big", "attention", "embedding")} == {
+        "small": 59,
+        "big": 944,
+        "attention": 315,
+        "embedding": 82,
+    }
+    assert sum(groups.values()) / 1e9 == pytest.approx(1.399, abs=5e-4)
+
+
+def test_scores_are_the_same_for_every_batch_size_and_nan_where_not_scored(lm):
+    draw = np.random.default_rng(0)
+    ids = draw.integers(0, 61, (8, 10))
+    routes = draw.integers(0, 3, (8, 9, 4)).astype(np.int8)
+    routes[2, 5:] = -1
+    np.testing.assert_allclose(lm.score(ids, routes, batch_size=1), lm.score(ids, routes, batch_size=8), atol=1e-5)
+    logits = lm.model(torch.from_numpy(ids), duo_routes=torch.from_numpy(lm.spread(routes, lm.check(ids)))).logits
+    want = -logits[:, :-1].log_softmax(-1).gather(-1, torch.from_numpy(ids)[:, 1:, None])[..., 0]
+    np.testing.assert_allclose(lm.score(ids, routes), want.detach().numpy(), atol=1e-5)
+
+
+def test_bfloat16_scores_with_a_float32_head(lm, ids, tmp_path):
+    lm.model.save_pretrained(tmp_path)
+    half = model.load(tmp_path, dtype=torch.bfloat16)
+    assert half.head.weight.dtype == torch.float32
+    assert np.abs(half.score(ids, "BBBB") - lm.score(ids, "BBBB")).mean() < 0.1
+
+
+@pytest.mark.parametrize(
+    ("ids", "routes", "message"),
+    [
+        ([[1, 2, 61]], "BBBB", r"token ids 1\.\.61: the model's vocabulary has ids 0\.\.60"),
+        ([[1, -2, 3]], "BBBB", r"token ids -2\.\.3"),
+        (np.ones((1, 49), int), "BBBB", "a text of 49 tokens: the model's context is 48"),
+        ([[1]], "BBBB", "at least one sequence of two tokens"),
+        ([[1.5, 2]], "BBBB", "give integers"),
+        ([[1, 2, 3]], "BBB", "has 3 letters: the model has 4 layers"),
+        ([[1, 2, 3]], "BBXB", r"holds \['X'\]: each letter must be"),
+        ([[1, 2, 3]], np.zeros((1, 3, 4), np.int8), r"give \[layer\] or \[1, 2, 4\]"),
+    ],
+)
+def test_bad_tokens_and_routes(lm, ids, routes, message):
+    with pytest.raises(ValueError, match=message):
+        lm.score(np.array(ids), routes)
+
+
+def test_models_that_cannot_be_loaded(tmp_path):
+    with pytest.raises(FileNotFoundError, match="there is no such folder"):
+        model.load(tmp_path / "nowhere")
+    GPT2Config(architectures=["GPT2LMHeadModel"]).save_pretrained(tmp_path / "gpt2")
+    with pytest.raises(ValueError, match="model family 'gpt2' is not supported: supported are llama"):
+        model.load(tmp_path / "gpt2")
+    lm = tiny_model()
+    lm.model.save_pretrained(tmp_path / "cut")
+    weights = tmp_path / "cut" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(OSError, match="cut are damaged or cut short"):
+        model.load(tmp_path / "cut")
+    lm.model.lm_head.weight.data[0, 0] = float("nan")
+    lm.model.save_pretrained(tmp_path / "nan")
+    with pytest.raises(ValueError, match="holds NaN or infinity"):
+        model.load(tmp_path / "nan")

@@ -1,6 +1,7 @@
 """The Duo model: layers with two FFNs and a skip, on the models of transformers."""
 
 from .duo import CLASSES, SKIP_SCOPES, DuoCausalLM, DuoConfig, DuoOutput, RandomPolicy, config_for
+from .flops import forward_flops, parameter_groups
 from .language_model import Head, LanguageModel, load, load_model
 from .routing import DuoFFN, DuoLayer, Routing
 
@@ -17,6 +18,8 @@ __all__ = [
     "RandomPolicy",
     "Routing",
     "config_for",
+    "forward_flops",
     "load",
     "load_model",
+    "parameter_groups",
 ]

@@ -1,0 +1,49 @@
+"""How large a Duo model is and what a forward pass costs."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Int8
+
+from ..routes import BIG, SMALL
+from .duo import DuoCausalLM
+
+
+def parameter_groups(model: DuoCausalLM) -> dict[str, int]:
+    """Parameters of the small FFNs, the big FFNs, attention, embeddings (a tied head once) and norms."""
+    groups = dict.fromkeys(("small", "big", "attention", "embedding", "norm"), 0)
+    ffns = [layer.duo_ffn for layer in model.decoder_layers]
+    small = {id(p) for ffn in ffns for p in ffn.small.parameters()}
+    big = {id(p) for ffn in ffns for p in ffn.parameters()} - small
+    outer = {id(p) for part in (model.get_input_embeddings(), model.get_output_embeddings()) for p in part.parameters()}
+    for name, parameter in model.named_parameters():
+        key = id(parameter)
+        kind = "small" if key in small else "big" if key in big else "embedding" if key in outer else "attention"
+        groups["norm" if kind == "attention" and "norm" in name.lower() else kind] += parameter.numel()
+    assert sum(groups.values()) == sum(p.numel() for p in model.parameters()), "the groups make the whole"
+    return groups
+
+
+def forward_flops(model: DuoCausalLM, routes: Int8[np.ndarray, "seq token layer"]) -> int:
+    """FLOPs of one forward pass without cache over texts that take these routes, logits of every token included.
+
+    Per token and layer: query and output projections `4 d h`, keys and values `4 d g` (h and g: width of all heads and of
+    the key and value heads), scores and mixture `4 T h` for texts of T tokens, and `2 m d f` for the m matrices of the
+    chosen FFN of width f. The head: `2 d V`.
+
+    Source: counting multiply-adds twice, as `torch.utils.flop_counter` does, which it equals. Deviation: the causal half
+    of the scores is counted although kernels may skip it; norms, rotations and softmax are not counted. A block-skipped
+    token still runs attention here: only its result is dropped.
+    """
+    config, family = model.config, model.family
+    seqs, tokens, layers = routes.shape
+    d, heads = config.hidden_size, config.num_attention_heads
+    width = getattr(config, "head_dim", None) or d // heads
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    attention = 4 * d * heads * width + 4 * d * kv_heads * width + 4 * tokens * heads * width
+    per_width = 2 * family.ffn_matrices * d
+    ffn = per_width * (
+        int((routes == BIG).sum()) * getattr(config, family.width)
+        + int((routes == SMALL).sum()) * config.small_intermediate_size
+    )
+    return seqs * tokens * (layers * attention + 2 * d * config.vocab_size) + ffn
