@@ -70,7 +70,7 @@ def token_chips(pieces: Sequence[str], values: np.ndarray, *, title: str, unit: 
     spans = "".join(_chip(piece, value, largest or 1.0, unit) for piece, value in zip(pieces, values))
     legend = "".join(
         f'<span style="background:{_shade(part)};padding:0 .7em">{part * largest:.1f}</span>'
-        for part in (0, 0.25, 0.5, 0.75, 1)
+        for part in (0.0, 0.25, 0.5, 0.75, 1.0)
     )
     return (
         f'<div style="font-family:sans-serif;font-size:13px;margin:.4em 0">{escape(title)} ({escape(unit)}): {legend}</div>'

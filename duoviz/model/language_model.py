@@ -282,8 +282,14 @@ def _read(read: Any, path: Path | str) -> DuoCausalLM:
         OSError: the weights cannot be read.
     """
     from safetensors import SafetensorError
+    from transformers.utils import logging
 
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
     try:
         return read()
     except SafetensorError as error:
         raise OSError(f"the weights in {path} are damaged or cut short ({error}): restore the file") from error
+    finally:
+        if shown:
+            logging.enable_progress_bar()

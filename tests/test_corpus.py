@@ -1,0 +1,143 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from duoviz import corpus, model
+from duoviz.corpus import python
+
+ROOT = python.ROOT
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return model.load(ROOT / "data" / "duo-tiny").tokenizer
+
+
+@pytest.mark.parametrize("source", corpus.SHIPPED)
+def test_the_shipped_text_is_as_designed(source, tokenizer):
+    documents = corpus.documents(source)
+    assert len(documents) >= 48
+    assert len({d.id for d in documents}) == len({d.text for d in documents}) == len(documents)
+    for document in documents:
+        assert len(tokenizer(document.text, verbose=False)["input_ids"]) > 140
+        if source == "shipped-code":
+            compile(document.text, document.id, "exec")
+
+
+def test_blocks_hold_the_beginning_of_documents_and_their_characters(tokenizer):
+    tokens = corpus.blocks(tokenizer, "shipped-prose", documents=5, length=100)
+    assert tokens.ids.shape == (5, 100)
+    assert tokens.scored.all()
+    texts = {d.id: d.text for d in corpus.documents("shipped-prose")}
+    for seq, name in enumerate(tokens.documents):
+        assert texts[name].startswith(tokens.text[seq])
+        assert "".join(tokens.pieces(seq)) == tokens.text[seq]
+        assert tokenizer.decode(tokens.ids[seq]) == tokens.text[seq]
+
+
+def test_characters_split_over_tokens_stay_whole(tokenizer):
+    text = "naïve 水 and 🌱🌱 <b>"
+    tokens = corpus.encode(tokenizer, text)
+    pieces = tokens.pieces(0)
+    assert "".join(pieces) == text
+    assert "�" not in "".join(pieces)
+    assert "" in pieces  # the earlier bytes of a character
+
+
+def test_own_texts_are_padded_and_padding_is_not_scored(tokenizer):
+    tokens = corpus.encode(tokenizer, ["a b c d e f g", "def f"])
+    size = len(tokenizer("def f")["input_ids"])
+    assert tokens.scored[0].all()
+    assert tokens.scored[1].sum() == size - 1
+    with pytest.raises(ValueError, match="has nothing to predict"):
+        corpus.encode(tokenizer, "")
+
+
+def test_joined_blocks_do_not_score_the_first_token_of_a_document(tokenizer):
+    tokens = corpus.blocks(tokenizer, "shipped-code", documents=6, length=120, cross=True)
+    ends = np.argwhere(tokens.ids[:, :-1] == tokenizer.eos_token_id)
+    assert len(ends)
+    assert not tokens.scored[tuple(ends.T)].any()
+    assert tokens.scored.sum() == tokens.scored.size - len(ends)
+
+
+def test_too_few_or_too_short_documents_are_named(tokenizer):
+    with pytest.raises(ValueError, match=r"3 documents of 100000 tokens asked from 'shipped-prose': it has 0 so long"):
+        corpus.blocks(tokenizer, "shipped-prose", documents=3, length=100_000)
+    with pytest.raises(ValueError, match="a block needs at least 2 tokens"):
+        corpus.blocks(tokenizer, "shipped-prose", length=1)
+    with pytest.raises(ValueError, match="corpus source 'novels' is unknown: give one of shipped-prose"):
+        corpus.documents("novels")
+    with pytest.raises(ValueError, match="never trained on"):
+        corpus.documents("shipped-prose", split="train")
+
+
+def test_file_sources(tmp_path):
+    (tmp_path / "a.txt").write_text("one text", encoding="utf-8")
+    (tmp_path / "b.jsonl").write_text(json.dumps({"id": "x", "text": "first"}) + "\n" + json.dumps({"text": "second"}))
+    pd.DataFrame({"text": ["p", "q"]}).to_parquet(tmp_path / "c.parquet")
+    read = {
+        name: [(d.id, d.text) for d in corpus.documents(f"file:{tmp_path / name}")]
+        for name in ("a.txt", "b.jsonl", "c.parquet")
+    }
+    assert read == {
+        "a.txt": [("a", "one text")],
+        "b.jsonl": [("x", "first"), ("b-1", "second")],
+        "c.parquet": [("c-0", "p"), ("c-1", "q")],
+    }
+    (tmp_path / "bad.jsonl").write_text("{")
+    (tmp_path / "bad.parquet").write_bytes(b"no")
+    (tmp_path / "bad.txt").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "empty.txt").write_text(" \n")
+    for name, message in (
+        ("bad.jsonl", "line 1 is damaged"),
+        ("bad.parquet", "cannot be read as parquet"),
+        ("bad.txt", "is not UTF-8 text"),
+        ("empty.txt", "holds no text"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            corpus.documents(f"file:{tmp_path / name}")
+    with pytest.raises(FileNotFoundError, match="there is no such file"):
+        corpus.documents("file:nowhere.txt")
+
+
+def test_hub_sources_stream_a_local_dataset(tmp_path):
+    pd.DataFrame({"text": ["a", "b"], "other": ["c", "d"]}).to_parquet(tmp_path / "train.parquet")
+    assert [d.text for d in corpus.documents(f"hf:{tmp_path}", limit=1)] == ["a"]
+    assert [d.text for d in corpus.documents(f"hf:{tmp_path}::train:other")] == ["c", "d"]
+    with pytest.raises(ValueError, match="there is no 'wrong'"):
+        corpus.documents(f"hf:{tmp_path}::train:wrong")
+
+
+def test_packed_rows_close_each_document(tokenizer):
+    documents = corpus.documents("shipped-prose")[:10]
+    rows = corpus.packed(tokenizer, documents, length=64)
+    assert rows.shape[1] == 64
+    assert 8 <= (rows == tokenizer.eos_token_id).sum() <= 10
+    text = tokenizer.decode(rows.reshape(-1).astype(int))
+    assert text.startswith(documents[0].text + "<|endoftext|>")
+
+
+def test_near_duplicates_never_cross_the_split():
+    words = [f"w{i}" for i in range(200)]
+    held = " ".join(words)
+    changed = " ".join(words[:150] + ["x"] * 50)
+    inside = " ".join([f"v{i}" for i in range(400)] + words)
+    other = " ".join(f"u{i}" for i in range(200))
+    splits = python._split([held, changed, inside, other], lambda text: text == held)
+    assert splits == ["holdout", "dropped", "dropped", "train"]
+
+
+def test_the_split_is_a_fixed_share():
+    inside = [corpus.holdout_share(f"text {i}") for i in range(5000)]
+    assert np.mean(inside) == pytest.approx(0.04, abs=0.01)
+    assert inside[:200] == [corpus.holdout_share(f"text {i}") for i in range(200)]
+
+
+def test_docstrings_and_code_of_a_package_become_documents():
+    found = python._package("nbval")
+    assert {source for source, _, _ in found} == {"python-prose", "python-code"}
+    for _, _, text in found:
+        assert len(text) >= python.SHORTEST

@@ -1,0 +1,53 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from duoviz import frames, oracle
+from duoviz.records import Tokens
+from duoviz.routes import Space
+
+
+@pytest.fixture(scope="module")
+def tokens():
+    made = Tokens.of(np.random.default_rng(0).integers(0, 61, (3, 7)))
+    scored = made.scored.copy()
+    scored[2, 4:] = False
+    return Tokens(made.ids, scored, made.text, made.offsets, ("a", "b", "c"), "test")
+
+
+def equal(one, other):
+    for name, value in vars(one).items():
+        if isinstance(value, np.ndarray):
+            np.testing.assert_array_equal(value, getattr(other, name), err_msg=name)
+        else:
+            assert value == getattr(other, name), name
+
+
+def test_curves_and_found_survive_parquet(lm, tokens, tmp_path):
+    curve = oracle.by_budget(lm, tokens)
+    frames.curve(curve, tokens).to_parquet(tmp_path / "curve.parquet")
+    equal(curve, frames.curve_from_frame(pd.read_parquet(tmp_path / "curve.parquet"), tokens))
+    found = oracle.search(lm, tokens, Space(4, "-SB", big="<=2"))
+    frames.found(found, tokens).to_parquet(tmp_path / "found.parquet")
+    equal(found, frames.found_from_frame(pd.read_parquet(tmp_path / "found.parquet"), tokens))
+    with pytest.raises(ValueError, match="it belongs to other texts"):
+        frames.found_from_frame(frames.found(found, tokens).iloc[:-1], tokens)
+
+
+def test_summaries_gains_and_difficulty_say_what_the_curves_hold(lm, tokens):
+    found = oracle.survey(lm, tokens)
+    summary = frames.curve_summary(list(found.values()), tokens)
+    assert summary["realised_big"].tolist() == summary["budget"].tolist()
+    row = summary[(summary["policy"] == "oracle") & (summary["budget"] == 2)].iloc[0]
+    assert row["loss_nats"] == pytest.approx(np.nanmean(found["nll"].loss_nats[2]))
+    assert row["perplexity"] == pytest.approx(np.exp(row["loss_nats"]))
+    assert (row["documents"], row["positions"]) == (3, int(tokens.scored.sum()))
+    gains = frames.gains(found, tokens)
+    want = np.nanmean(found["null"].loss_nats[-1] - found["null"].loss_nats[1])
+    assert gains[(gains["policy"] == "null") & (gains["budget"] == 1)]["gain_nats"].iloc[0] == pytest.approx(want)
+    table = frames.difficulty(tokens, *found.values(), budget=2)
+    assert len(table) == tokens.scored.sum()
+    np.testing.assert_allclose(table["difficulty_nats"], table["small_nats"] - table["oracle_nats"], atol=1e-6)
+    usage = frames.usage(found["nll"].at(2)[1], source="s", panel="p")
+    assert usage["share"].mean() == pytest.approx(0.5)
+    assert usage["n"].min() == 2

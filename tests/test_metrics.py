@@ -1,0 +1,73 @@
+import numpy as np
+import pytest
+
+from duoviz import metrics
+from duoviz.metrics import Interval
+
+
+def test_mean_is_over_positions_and_the_interval_over_documents():
+    values = np.array([[1.0, 1.0], [3.0, np.nan], [5.0, 5.0]])
+    found = metrics.mean_interval(values, ["a", "b", "b"])
+    assert found.mean == pytest.approx(15 / 5)
+    assert (found.positions, found.documents) == (5, 2)
+    assert (found.low, found.high) == pytest.approx((1.0, 13 / 3))
+    assert np.isnan(metrics.mean_interval(values, ["a"] * 3).low)
+    with pytest.raises(ValueError, match="nothing to average"):
+        metrics.mean_interval(np.full((2, 2), np.nan))
+
+
+def test_the_interval_covers_the_truth_about_as_often_as_it_says():
+    draw = np.random.default_rng(0)
+    covered = 0
+    for _ in range(100):
+        values = draw.normal(draw.normal(size=(40, 1)), 1, (40, 5))
+        found = metrics.mean_interval(values)
+        covered += found.low <= 0 <= found.high
+    assert 85 <= covered <= 100
+
+
+def test_claims():
+    def made(low, high):
+        return Interval(0.1, low, high, 20, 4)
+
+    assert metrics.claim("x", made(0.05, 0.2)).startswith(
+        "holds: x (0.100 [0.050, 0.200] nats; 4 documents, 20 positions"
+    )
+    assert metrics.claim("x", made(-0.05, 0.2)).startswith("does not hold (the interval leaves it open): x")
+    assert metrics.claim("x", made(-0.3, -0.2)).startswith("does not hold: x")
+    assert metrics.claim("x", made(np.nan, np.nan)).startswith("does not hold")
+
+
+def test_difficulty_regret_perplexity():
+    small, best = np.array([[2.0, 3.0]]), np.array([[1.0, 3.5]])
+    np.testing.assert_array_equal(metrics.difficulty(small, best), [[1.0, -0.5]])
+    np.testing.assert_array_equal(metrics.regret(small, best), [[1.0, -0.5]])
+    assert metrics.perplexity(np.array([0.0, np.nan, 2.0])) == pytest.approx(np.e)
+
+
+def test_enough_is_the_first_budget_near_the_best():
+    losses = np.array([[[3.0, 1.0, np.nan]], [[2.02, 1.1, np.nan]], [[2.0, 1.2, np.nan]]])
+    np.testing.assert_array_equal(metrics.enough(losses), [[1.0, 0.0, np.nan]])
+
+
+def test_gap_closed_by_hand():
+    budgets = np.array([0, 2])
+    fixed = np.array([[[4.0], [4.2], [4.1]], [[2.0], [2.2], [2.1]]])
+    at = metrics.at_budget(budgets, fixed, 0.5)
+    np.testing.assert_allclose(at, [[3.5], [3.7], [3.6]])
+    best = at - 1.0
+    assert metrics.gap_closed(at - 0.25, at, best) == pytest.approx(0.25)
+    assert np.isnan(metrics.gap_closed(at, at, at + np.array([[0.5], [-0.5], [0.1]])))
+    np.testing.assert_allclose(metrics.at_budget(budgets, fixed, 2.0), fixed[1])
+    with pytest.raises(ValueError, match="the curve runs from 0 to 2"):
+        metrics.at_budget(budgets, fixed, 2.5)
+
+
+def test_shares_and_agreement():
+    routes = np.array([[[2, 1], [0, 2]], [[2, 2], [-1, -1]]], np.int8)
+    assert metrics.share(routes) == pytest.approx(4 / 6)
+    assert metrics.kept(routes) == pytest.approx(5 / 6)
+    np.testing.assert_allclose(metrics.share_by_layer(routes), [[1.0, 0.5], [0.0, 1.0]])
+    other = routes.copy()
+    other[0, 0, 0] = 1
+    assert metrics.agreement(routes, other) == pytest.approx(5 / 6)

@@ -1,0 +1,105 @@
+from itertools import product
+
+import numpy as np
+import pytest
+
+from duoviz import routes
+from duoviz.routes import BIG, SKIP, SMALL, Space
+
+
+def all_routes(layers):
+    return np.array(list(product((SKIP, SMALL, BIG), repeat=layers)), np.int8)
+
+
+def test_text_and_id_codecs_are_inverse_and_keep_the_order():
+    every = all_routes(4)
+    texts = routes.to_texts(every)
+    assert texts[5] == "--SB"
+    for number, (route, text) in enumerate(zip(every, texts)):
+        assert routes.to_text(route) == text
+        np.testing.assert_array_equal(routes.from_text(text, layers=4), route)
+        assert routes.to_id(route) == number
+        np.testing.assert_array_equal(routes.from_id(number, layers=4), route)
+    assert routes.to_texts(np.full((2, 4), -1, np.int8)).tolist() == ["", ""]
+
+
+@pytest.mark.parametrize("choices", ["SB", "-B", "-SB", "B", "-S"])
+@pytest.mark.parametrize("big", [None, 0, 2, "<=2"])
+@pytest.mark.parametrize("skip", [None, 0, 1, "<=1"])
+def test_a_space_holds_exactly_the_routes_that_meet_its_budgets(choices, big, skip):
+    def meets(asked, count):
+        return asked is None or (count <= 2 if asked == "<=2" else count <= 1 if asked == "<=1" else count == asked)
+
+    wanted = [
+        r
+        for r in all_routes(5)
+        if set(routes.to_text(r)) <= set(choices) and meets(big, (r == BIG).sum()) and meets(skip, (r == SKIP).sum())
+    ]
+    if not wanted:
+        with pytest.raises(ValueError, match="no route of 5 layers"):
+            Space(5, choices, big=big, skip=skip)
+        return
+    space = Space(5, choices, big=big, skip=skip)
+    found = space.enumerate()
+    assert space.count() == len(found)
+    np.testing.assert_array_equal(found, np.stack(wanted))  # also the lexicographic order
+    assert space.contains(found).all()
+    assert space.contains(all_routes(5)).sum() == len(found)
+    assert space.prefixes() == [len(np.unique(found[:, :n], axis=0)) for n in range(1, 6)]
+    assert space.prefixes(ending_in=BIG) == [
+        int((np.unique(found[:, :n], axis=0)[:, -1] == BIG).sum()) for n in range(1, 6)
+    ]
+
+
+def test_counts_are_exact_without_enumeration():
+    assert Space(12).count() == 4096
+    assert Space(12, "-SB").count() == 531_441
+    assert Space(40, "-SB", big=20, skip="<=3").count() > 10**9
+    with pytest.raises(ValueError, match=r"at most 20,000,000 are listed"):
+        Space(30).enumerate()
+
+
+def test_samples_are_different_sorted_and_set_by_the_seed():
+    space = Space(8, "-SB", big=3)
+    sample = space.sample(50, seed=1)
+    ids = [routes.to_id(r) for r in sample]
+    assert ids == sorted(set(ids))
+    assert len(ids) == 50
+    assert space.contains(sample).all()
+    np.testing.assert_array_equal(sample, space.sample(50, seed=1))
+    assert (sample != space.sample(50, seed=2)).any()
+    np.testing.assert_array_equal(space.sample(space.count(), seed=0), space.enumerate())
+    assert len(Space(60, "-SB").sample(5, seed=0)) == 5
+
+
+def test_samples_are_uniform():
+    space, counts = Space(4, "SB", big=2), np.zeros(6)
+    for seed in range(600):
+        counts += [(space.sample(2, seed=seed) == r).all(1).any() for r in space.enumerate()]
+    assert np.abs(counts / 600 - 1 / 3).max() < 0.06
+
+
+def test_a_ramp_has_the_mean_of_its_ends():
+    ramp = routes.ramp(6, 2, positions=127)
+    assert (ramp[0], ramp[-1]) == (6, 2)
+    assert ramp.mean() == pytest.approx(4)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: routes.from_text("SBX"), r"holds \['X'\]"),
+        (lambda: routes.from_text("SB", layers=3), "has 2 letters: the model has 3 layers"),
+        (lambda: routes.from_id(27, layers=3), "ids run from 0 to 26"),
+        (lambda: routes.check(np.full((2, 3), 3), layers=3), r"values 3\.\.3: allowed are 0 \(skip\)"),
+        (lambda: Space(3, "SX"), "name each allowed letter of '-SB' once"),
+        (lambda: Space(3, "SB", big=4), "the model has 3 layers, ask for 0..3"),
+        (lambda: Space(3, "SB", big="many"), "give a number"),
+        (lambda: Space(3, "S", big=1), "no route of 3 layers over 'S' has big=1"),
+        (lambda: Space(3).sample(9, seed=0), "holds 8, ask for 1..8"),
+        (lambda: Space(0), "at least 1 is needed"),
+    ],
+)
+def test_bad_input_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
