@@ -21,7 +21,7 @@ from jaxtyping import Float, Int8, Int64
 from torch import Tensor, nn
 from transformers import AttentionInterface, DynamicCache
 
-from .model import DuoFFN, LanguageModel
+from .model import DuoCausalLM, DuoFFN, LanguageModel
 from .routes import BIG, SKIP, SMALL
 
 NAME = "duo_branches"
@@ -85,6 +85,7 @@ class _LeaveOut:
             skipped: its output without the FFN.
             skip_scope: what a skip leaves out.
         """
+        assert self.ffn_input is not None, "the layer has run"
         x = self.ffn_input.reshape(before.shape)
         untouched = before if skip_scope == "block" else skipped
         return {
@@ -132,7 +133,7 @@ class Branches:
         width: int,
     ) -> None:
         self.lm, self.width = lm, width
-        self.layers = list(lm.model.decoder_layers)
+        self.layers: list[Any] = list(lm.model.decoder_layers)
         cache = DynamicCache(config=lm.model.config)
         with torch.no_grad(), _first_layer_call(self.layers[0]) as call:
             lm.model(
@@ -144,8 +145,9 @@ class Branches:
             )
         self.inputs = call["hidden_states"]
         self._kwargs = {name: call[name] for name in ("position_embeddings", "position_ids") if name in call}
-        self.keys = [layer.keys.clone() for layer in cache.layers]
-        self.values = [layer.values.clone() for layer in cache.layers]
+        written: list[Any] = cache.layers
+        self.keys = [layer.keys.clone() for layer in written]
+        self.values = [layer.values.clone() for layer in written]
 
     @torch.no_grad()
     def leaves(self, position: int, trie: Trie) -> Iterator[tuple[slice, Float[Tensor, "text leaf hidden"]]]:
@@ -210,7 +212,8 @@ def uniform_leaves(
     lm: LanguageModel, ids: Int64[np.ndarray, "text token"], trie: Trie
 ) -> Iterator[tuple[int, Float[Tensor, "text token hidden"]]]:
     """The last layer's output when all tokens take one route, leaf by leaf: whole texts, beginnings of routes shared."""
-    layers, scope = list(lm.model.decoder_layers), lm.model.config.skip_scope
+    layers: list[Any] = list(lm.model.decoder_layers)
+    scope = lm.model.config.skip_scope
     with _first_layer_call(layers[0]) as call:
         lm.model(torch.from_numpy(ids).to(lm.device), use_cache=False, logits_to_keep=1)
     x = call.pop("hidden_states")
@@ -297,7 +300,7 @@ AttentionInterface.register(NAME, attend)
 
 
 @contextmanager
-def _attention(model: nn.Module) -> Iterator[None]:
+def _attention(model: DuoCausalLM) -> Iterator[None]:
     """The model's attention modules call `attend`."""
     config = model.config
     before = config._attn_implementation

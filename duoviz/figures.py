@@ -369,7 +369,8 @@ def distribution(table: pd.DataFrame, columns: Sequence[str], *, x: str, title: 
         title: of the figure.
     """
     figure = make_subplots(rows=1, cols=2, subplot_titles=["tokens", "share of tokens below"], horizontal_spacing=0.1)
-    edges = np.linspace(*np.nanpercentile(table[list(columns)], [0.5, 99.5]), 41)
+    low, high = np.nanpercentile(table[list(columns)], [0.5, 99.5])
+    edges = np.linspace(low, high, 41)
     palette = ("#D55E00", "#CC79A7", "#009E73", "#0072B2")
     for column, colour in zip(columns, palette):
         values = table[column].dropna().to_numpy()

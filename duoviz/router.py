@@ -76,6 +76,9 @@ class Router(nn.Module):
         facts: how it was made; written beside the weights.
     """
 
+    beta: Tensor
+    offset: Tensor
+
     def __init__(self, layers: int, hidden: int, mixture: Mixture, *, seed: int = 0) -> None:
         super().__init__()
         draw = torch.Generator().manual_seed(seed)
@@ -198,7 +201,7 @@ def train(
     """
     router = Router(lm.layers, lm.model.config.hidden_size, plan.mixture, seed=plan.seed).to(lm.device).train()
     steps = max(1, plan.tokens // (plan.rows * rows.shape[1]))
-    groups = [{"params": list(router.parameters()), "lr": plan.learning_rate}]
+    groups: list[dict[str, Any]] = [{"params": list(router.parameters()), "lr": plan.learning_rate}]
     if plan.train_backbone:
         groups.append({"params": list(lm.model.parameters()), "lr": plan.learning_rate / 10})
     optimizer = torch.optim.AdamW(groups, weight_decay=0.0)

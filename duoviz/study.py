@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from . import corpus, frames, model, oracle, records, router, routes, store
+from . import corpus, frames, oracle, records, router, routes, store
+from .model import LanguageModel, load
 
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED_RESULTS = ROOT / "data" / "results"
@@ -61,9 +62,9 @@ class Study:
         return str(inside) if inside.is_dir() else self.model
 
     @cached_property
-    def lm(self) -> model.LanguageModel:
+    def lm(self) -> LanguageModel:
         """The model."""
-        return model.load(self.folder)
+        return load(self.folder)
 
     @cached_property
     def _store(self) -> store.Store:
@@ -215,7 +216,7 @@ class Study:
         return self._store.cached(request, compute)
 
 
-def budgets_of(lm: model.LanguageModel, choices: str) -> list[routes.Space]:
+def budgets_of(lm: LanguageModel, choices: str) -> list[routes.Space]:
     """The spaces with exactly 0, 1, ... big layers."""
     return [routes.Space(lm.layers, choices, big=k) for k in range(lm.layers + 1)]
 
@@ -251,7 +252,7 @@ def train_router(
     return made, log
 
 
-def training_rows(lm: model.LanguageModel, tokens: int) -> np.ndarray:
+def training_rows(lm: LanguageModel, tokens: int) -> np.ndarray:
     """About so many tokens of the python sources' train split, prose and code in turn: uint16 `[row, token]`."""
     halves = []
     for source in ("python-prose", "python-code"):

@@ -143,6 +143,9 @@ class Rows(torch.utils.data.Dataset):
 class DuoTrainer(Trainer):
     """`Trainer` whose forward passes take random routes, drawn anew for every batch from the seed and the batch's rows."""
 
+    model: Any
+    train_dataset: Any
+
     def __init__(self, *args: Any, policy: RandomPolicy, held: dict[str, Tensor], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.policy, self.held = policy, held
@@ -173,7 +176,7 @@ def holdout_losses(model: DuoCausalLM, held: dict[str, Tensor], policy: RandomPo
             total = 0.0
             for number, part in enumerate(rows.split(16)):
                 if name == "random":
-                    ways = {"duo_policy": replace(policy, seed=number)}
+                    ways: dict[str, Any] = {"duo_policy": replace(policy, seed=number)}
                 else:
                     ways = {"duo_routes": torch.full((layers,), 2 if name == "big" else 1, dtype=torch.int8)}
                 batch = part.to(model.device)

@@ -90,7 +90,7 @@ def _packages() -> dict[str, str]:
             continue
         found[name] = distribution.version
         needs = [need for need in distribution.requires or [] if "extra ==" not in need]
-        waiting += [re.match(r"[A-Za-z0-9_.-]+", need)[0] for need in needs]
+        waiting += re.findall(r"^[A-Za-z0-9_.-]+", "\n".join(needs), re.MULTILINE)
     return found
 
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from ..families import FAMILIES, Family, family
@@ -87,10 +87,11 @@ class DuoConfig(PretrainedConfig):
             raise ValueError(f"small_intermediate_size {self.small_intermediate_size}: at least 1 is needed")
 
 
-class DuoCausalLM(nn.Module):
+class DuoCausalLM(PreTrainedModel if TYPE_CHECKING else nn.Module):  # type: ignore[misc]
     """The part that is common to the Duo models of all families; mixed into the family's causal LM."""
 
     family: Family
+    config: Any
     _can_compile_fullgraph = False
 
     def __init__(self, config: DuoConfig) -> None:
@@ -222,7 +223,7 @@ def _classes(family: Family) -> tuple[type[DuoConfig], type[DuoCausalLM]]:
     """The Duo configuration and causal LM of one family."""
     name = family.causal_lm.__name__
     config = type("Duo" + family.config.__name__, (DuoConfig, family.config), {"model_type": f"duo_{family.name}"})
-    no_split = ["Duo" + layer for layer in family.causal_lm._no_split_modules]
+    no_split = ["Duo" + layer for layer in family.causal_lm._no_split_modules or ()]
     members = {"config_class": config, "family": family, "_no_split_modules": no_split}
     return config, type("Duo" + name, (DuoCausalLM, family.causal_lm), members)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Int8
 
@@ -12,10 +14,11 @@ from .duo import DuoCausalLM
 def parameter_groups(model: DuoCausalLM) -> dict[str, int]:
     """Parameters of the small FFNs, the big FFNs, attention, embeddings (a tied head once) and norms."""
     groups = dict.fromkeys(("small", "big", "attention", "embedding", "norm"), 0)
-    ffns = [layer.duo_ffn for layer in model.decoder_layers]
+    ffns: list[Any] = [layer.duo_ffn for layer in model.decoder_layers]
     small = {id(p) for ffn in ffns for p in ffn.small.parameters()}
     big = {id(p) for ffn in ffns for p in ffn.parameters()} - small
-    outer = {id(p) for part in (model.get_input_embeddings(), model.get_output_embeddings()) for p in part.parameters()}
+    ends: list[Any] = [model.get_input_embeddings(), model.get_output_embeddings()]
+    outer = {id(p) for part in ends for p in part.parameters()}
     for name, parameter in model.named_parameters():
         key = id(parameter)
         kind = "small" if key in small else "big" if key in big else "embedding" if key in outer else "attention"

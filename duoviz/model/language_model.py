@@ -60,7 +60,8 @@ class LanguageModel:
         choices: str = "-SB",
         path: str = "",
     ) -> None:
-        self.model, self.tokenizer, self.choices, self.path = model.eval(), tokenizer, choices, path
+        self.model, self.choices, self.path = model.eval(), choices, path
+        self.tokenizer: Any = tokenizer
 
     def __repr__(self) -> str:
         return f"LanguageModel({self.path or type(self.model).__name__}, {self.layers} layers)"
@@ -165,6 +166,7 @@ class LanguageModel:
     ) -> tuple[Float[Tensor, "seq token hidden"], Float[Tensor, "seq token layer choice"]]:
         """The last layer's output when a router chooses, and the router's logits."""
         hidden, out = self._forward(tokens, duo_router=router)
+        assert out.router_logits is not None, "a router was given"
         return hidden, out.router_logits
 
     def _forward(self, tokens: Tokens, **routing: Any) -> tuple[Tensor, DuoOutput]:

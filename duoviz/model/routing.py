@@ -8,7 +8,7 @@ Paper: arXiv 2410.10846, section 2, figure 1.
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -135,7 +135,7 @@ class LearnedRoutes:
         soft: mix the outputs by probability instead of choosing.
     """
 
-    def __init__(self, router: nn.Module, *, skip_scope: str, soft: bool) -> None:
+    def __init__(self, router: Any, *, skip_scope: str, soft: bool) -> None:
         self.router, self.skip_scope, self.soft = router, skip_scope, soft
         self.logits: dict[int, Tensor] = {}
         self._skipped: Tensor | None = None
@@ -163,6 +163,7 @@ class LearnedRoutes:
         skipped = self._skipped.reshape(*before.shape[:-1], 1)
         if not self.soft:
             return torch.where(skipped, before, after)
+        assert self._mixed is not None, "the FFN has run"
         attended = after - before - self._mixed.reshape(before.shape)
         return after - skipped * attended
 

@@ -74,9 +74,9 @@ def sample_targets(lm: LanguageModel, tokens: Tokens | np.ndarray, *, seed: int)
     tokens = lm.check(tokens)
     found = np.empty(tokens.scored.shape, np.int64)
     for row, ids in enumerate(tokens.ids):
-        draw = np.random.default_rng([seed, *ids.tolist()]).random(tokens.scored.shape[1])
+        draw = np.random.default_rng([seed, *ids.tolist()]).random(len(ids) - 1)
         cumulated = teacher(lm, tokens, row).double().cumsum(-1).cpu().numpy()
-        places = [np.searchsorted(line, x * line[-1], side="right") for line, x in zip(cumulated, draw)]
+        places = [np.searchsorted(line, x * line[-1], side="right") for line, x in zip(cumulated, draw.tolist())]
         found[row] = np.minimum(places, lm.vocab - 1)
     return found
 

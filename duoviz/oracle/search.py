@@ -8,7 +8,7 @@ Paper: arXiv 2410.10846, section 2, stage 2. Differs: the paper does not say how
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from functools import cache
 
@@ -133,17 +133,17 @@ def leaf_losses(branches: Branches, position: int, trie: Trie, wanted: Columns) 
 def _pass(
     lm: LanguageModel,
     tokens: Tokens,
-    groups_at: Callable[[int], Sequence[Group]],
+    groups_at: Sequence[Sequence[Group]],
     objectives: Sequence[Objective],
     *,
     context: str,
     setting: Setting,
 ) -> _Best:
-    """One left-to-right pass over all texts. All groups of a position belong to one trie.
+    """One left-to-right pass over all texts. `groups_at` lists each position's groups, which share one trie.
 
     Under `committed` there is one group and one objective, whose choice every position takes.
     """
-    best = _Best.empty(len(objectives), len(groups_at(0)), tokens, lm.layers)
+    best = _Best.empty(len(objectives), len(groups_at[0]), tokens, lm.layers)
     names = tuple(dict.fromkeys(name for o in objectives for name in (o.minimises, o.scored_on)))
     for start in range(0, len(tokens), setting.batch_size):
         rows = slice(start, start + setting.batch_size)
@@ -154,7 +154,7 @@ def _pass(
         for position in range(part.scored.shape[1]):
             if not part.scored[:, position].any():
                 continue
-            groups = groups_at(position)
+            groups = groups_at[position]
             values = leaf_losses(branches, position, groups[0].trie, wanted)
             for g, group in enumerate(groups):
                 for o, objective in enumerate(objectives):
@@ -246,7 +246,7 @@ def search(
             raise ValueError("context 'uniform' takes one space for all positions and objective 'nll'")
         best = _uniform(lm, tokens, [groups[spaces[0]]], setting)
     else:
-        best = _pass(lm, tokens, lambda t: [groups[spaces[t]]], [goal], context=context, setting=setting)
+        best = _pass(lm, tokens, [[groups[each]] for each in spaces], [goal], context=context, setting=setting)
     routes, loss = best.routes[0, 0], best.loss_nats[0, 0]
     return Found(
         routes=routes,
@@ -323,7 +323,7 @@ def survey(
 ) -> dict[str, Curve]:
     """`by_budget` for several objectives: one pass for all of them under a `reference` context."""
     tokens = lm.check(tokens)
-    goals = [Objective.of(text) for text in objectives]
+    goals, positions = [Objective.of(text) for text in objectives], tokens.scored.shape[1]
     reference_routes(lm, context)
     spaces = [Space(lm.layers, choices, big=k) for k in range(lm.layers + 1)] if "B" in choices else []
     if not spaces:
@@ -335,7 +335,7 @@ def survey(
     groups = [_group(space, method, seed) for space in spaces]
     if context == "committed":
         passes = [
-            [_pass(lm, tokens, lambda t, g=g: [g], [goal], context=context, setting=setting) for g in groups]
+            [_pass(lm, tokens, [[g]] * positions, [goal], context=context, setting=setting) for g in groups]
             for goal in goals
         ]
         bests = [_Best(*(np.concatenate(part, axis=1) for part in zip(*map(astuple, row)))) for row in passes]
@@ -347,7 +347,7 @@ def survey(
                 raise ValueError("context 'uniform' takes objective 'nll'")
             best = _uniform(lm, tokens, joined, setting)
         else:
-            best = _pass(lm, tokens, lambda t: joined, goals, context=context, setting=setting)
+            best = _pass(lm, tokens, [joined] * positions, goals, context=context, setting=setting)
     names = {"nll": "oracle" if method == "exhaustive" else method, "expected": "label-free"}
     made = {}
     for o, (text, goal) in enumerate(zip(objectives, goals)):
