@@ -123,7 +123,7 @@ class Stage1:
 class Rows(torch.utils.data.Dataset):
     """Training rows in an order fixed by the seed: the sources take turns, each shuffled anew every epoch."""
 
-    def __init__(self, parts: Sequence[Integer[np.ndarray, "block token"]], *, length: int, seed: int) -> None:
+    def __init__(self, parts: Sequence[np.ndarray], *, length: int, seed: int) -> None:
         self.parts, self.length, self.seed = parts, length, seed
         self._orders: dict[tuple[int, int], np.ndarray] = {}
 

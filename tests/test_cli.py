@@ -1,0 +1,65 @@
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from duoviz.cli import app
+
+
+def run(*words):
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def test_every_subcommand_explains_itself():
+    assert {"train", "oracle", "router", "report", "score"} <= set(run("--help").output.split())
+    for name in ("train", "oracle", "router", "report", "score"):
+        done = run(name, "--help")
+        assert done.exit_code == 0
+        assert "--" in done.output
+
+
+def test_score_prints_and_writes_losses(tmp_path):
+    done = run("score", "--text", "import os", "--route", "BBSSBBSSBBSS", "--out", tmp_path / "s.parquet")
+    assert done.exit_code == 0, done.output
+    table = pd.read_parquet(tmp_path / "s.parquet")
+    assert f"mean loss {table['loss_nats'].mean():.4f} nats over {len(table)} tokens" in done.output
+
+
+def test_oracle_writes_routes_and_answers_from_the_store(tmp_path):
+    words = ("oracle", "--documents", 2, "--length", 4, "--context", "reference:big", "--out", tmp_path)
+    first = run(*words)
+    assert first.exit_code == 0, first.output
+    assert "oracle" in first.output
+    files = list(tmp_path.rglob("*.parquet"))
+    assert len(files) == 1
+    table = pd.read_parquet(files[0])
+    assert sorted(table["budget"].unique()) == list(range(13))
+    assert all(text.count("B") == k for text, k in zip(table["route"], table["budget"]))
+    stamp = files[0].stat().st_mtime_ns
+    second = run(*words)
+    assert second.output == first.output
+    assert files[0].stat().st_mtime_ns == stamp
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("score", "--text", "x y", "--route", "BB"), "has 2 letters: the model has 12 layers"),
+        (("score", "--text", "", "--route", "B" * 12), "has nothing to predict"),
+        (("score", "--text", "<script>", "--route", "Q" * 12), "each letter must be one of"),
+        (("score", "--text", "x y", "--route", "B" * 12, "--model", "no/such/folder"), "there is no such folder"),
+        (("oracle", "--source", "novels"), "corpus source 'novels' is unknown"),
+        (("oracle", "--length", "300"), "it has 0 so long"),
+        (("oracle", "--context", "sideways"), "context 'sideways': allowed are"),
+        (("oracle", "--max-flops", "10"), "above the limit of 10"),
+        (("router", "--out", "x", "--big", "0.7", "--skip", "0.6"), "give shares that sum to 1"),
+        (("train", "--out", "x", "--preset", "huge"), "preset 'huge': allowed are tiny, paper"),
+        (("report", "--only", "99"), "notebook '99': there are 1-what-is-a-duo-model"),
+        (("report", "-p", "budgget=5"), "parameter 'budgget': the notebooks have"),
+        (("report", "-p", "nonsense"), "write name=value"),
+    ],
+)
+def test_bad_input_ends_in_one_line(words, message, tmp_path, monkeypatch):
+    done = run(*words)
+    assert done.exit_code == 2
+    assert message in " ".join(done.output.split())
+    assert "Traceback" not in done.output
