@@ -67,7 +67,14 @@ class Tokens:
 
     @classmethod
     def joined(cls, parts: Sequence[Tokens]) -> Tokens:
-        """Texts of the same length from several sources, one after the other."""
+        """Texts of the same length from several sources, one after the other.
+
+        Raises:
+            ValueError: no parts, or parts of different lengths.
+        """
+        lengths = {part.ids.shape[1] for part in parts}
+        if len(lengths) != 1:
+            raise ValueError(f"texts of {sorted(lengths)} tokens: join parts of one length; `cut` shortens them")
         return cls(
             ids=np.concatenate([part.ids for part in parts]),
             scored=np.concatenate([part.scored for part in parts]),
@@ -98,18 +105,17 @@ class Tokens:
         )
 
     def pieces(self, seq: int) -> list[str]:
-        """The characters of each token. A character split over several tokens is shown by the last of them.
+        """The characters of each token; joined they are the text that the tokens cover.
 
-        Returns an empty string for padding, and for the earlier parts of a split character.
+        A character split over several tokens belongs to the last of them. The earlier ones, and padding, are empty.
         """
-        spans = self.offsets[seq]
-        text = self.text[seq]
-        found = []
-        for index, (start, stop) in enumerate(spans):
-            later = spans[index + 1, 0] if index + 1 < len(spans) else stop
-            split = later < stop and spans[index + 1, 1] > 0 if index + 1 < len(spans) else False
-            found.append(text[start : later if split else stop])
-        return found
+        found: list[str] = []
+        next_start = len(self.text[seq])
+        for start, stop in self.offsets[seq][::-1].tolist():
+            found.append(self.text[seq][start : min(stop, next_start)])
+            if stop > start:
+                next_start = start
+        return found[::-1]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 
 import numpy as np
 from jaxtyping import Int8, Int64
@@ -41,8 +41,12 @@ def from_text(text: str, *, layers: int | None = None) -> Int8[np.ndarray, " lay
 
 
 def to_text(route: ArrayLike) -> str:
-    """The text of a route `[layer]`: its id in tables. `from_text(to_text(r))` is `r`."""
-    return "".join(LETTERS[choice] for choice in np.asarray(route, np.int8))
+    """The text of a route `[layer]`: its id in tables. `from_text(to_text(r))` is `r`.
+
+    Raises:
+        ValueError: a value that is no choice, such as the -1 of an unscored position.
+    """
+    return "".join(LETTERS[choice] for choice in _one(route))
 
 
 def to_texts(routes: Int8[np.ndarray, "*any layer"]) -> np.ndarray:
@@ -54,8 +58,12 @@ def to_texts(routes: Int8[np.ndarray, "*any layer"]) -> np.ndarray:
 
 
 def to_id(route: ArrayLike) -> int:
-    """The route read as a number in base 3, layer 0 most significant: ids order as routes do."""
-    return sum(int(choice) * 3**power for power, choice in enumerate(reversed(np.asarray(route, np.int8))))
+    """The route read as a number in base 3, layer 0 most significant: ids order as routes do.
+
+    Raises:
+        ValueError: a value that is no choice.
+    """
+    return sum(int(choice) * 3**power for power, choice in enumerate(reversed(_one(route))))
 
 
 def from_id(number: int, *, layers: int) -> Int8[np.ndarray, " layer"]:
@@ -73,17 +81,27 @@ def check(routes: ArrayLike, *, layers: int) -> Int8[np.ndarray, "*any layer"]:
     """A route text or an array of routes, as int8 with the last axis of length `layers`.
 
     Raises:
-        ValueError: a letter or value that is no choice, or a wrong length.
+        ValueError: a letter or value that is no choice, values that are no integers, or a wrong length.
     """
     if isinstance(routes, str):
         return from_text(routes, layers=layers)
     array = np.asarray(routes)
+    if not np.issubdtype(array.dtype, np.integer):
+        raise ValueError(f"routes of dtype {array.dtype}: give integers, 0 (skip), 1 (small), 2 (big)")
     if array.ndim == 0 or array.shape[-1] != layers:
         raise ValueError(f"routes of shape {array.shape}: the last axis must hold {layers} layers")
     if array.size and (array.min() < -1 or array.max() > BIG):
         raise ValueError(
             f"routes hold values {array.min()}..{array.max()}: allowed are 0 (skip), 1 (small), 2 (big), -1 (not scored)"
         )
+    return array.astype(np.int8)
+
+
+def _one(route: ArrayLike) -> Int8[np.ndarray, " layer"]:
+    """A single route, every layer of which makes a choice."""
+    array = np.asarray(route)
+    if array.ndim != 1 or not np.isin(array, (SKIP, SMALL, BIG)).all():
+        raise ValueError(f"route {array.tolist()}: give one of 0 (skip), 1 (small), 2 (big) for each layer")
     return array.astype(np.int8)
 
 
@@ -104,7 +122,7 @@ class Budget:
         if asked is None:
             return cls(0, layers)
         digits = str(asked).removeprefix("<=").strip()
-        if not digits.isdigit():
+        if not digits.isdecimal():
             raise ValueError(f"budget {name}={asked!r}: give a number (exactly), '<=number' (at most) or None (free)")
         count = int(digits)
         if count > layers:
@@ -147,7 +165,7 @@ class Space:
         """The allowed choices as numbers, ascending: the order of enumeration."""
         return tuple(sorted(LETTERS.index(letter) for letter in self.choices))
 
-    @property
+    @cached_property
     def budgets(self) -> tuple[Budget, Budget]:
         """The budgets of big and of skip."""
         return (

@@ -44,6 +44,10 @@ def test_characters_split_over_tokens_stay_whole(tokenizer):
     assert "".join(pieces) == text
     assert "�" not in "".join(pieces)
     assert "" in pieces  # the earlier bytes of a character
+    sprout = len(tokens.ids[0]) - 1 - [*pieces[::-1]].index("🌱")
+    assert pieces[sprout - 1] == "", "the last token of a split character shows it"
+    for size in range(2, tokens.ids.shape[1] + 1):  # wherever a block ends, also inside a character
+        assert text.startswith("".join(tokens.cut(size).pieces(0)))
 
 
 def test_own_texts_are_padded_and_padding_is_not_scored(tokenizer):
@@ -51,8 +55,13 @@ def test_own_texts_are_padded_and_padding_is_not_scored(tokenizer):
     size = len(tokenizer("def f")["input_ids"])
     assert tokens.scored[0].all()
     assert tokens.scored[1].sum() == size - 1
-    with pytest.raises(ValueError, match="has nothing to predict"):
-        corpus.encode(tokenizer, "")
+    assert "".join(tokens.pieces(1)) == "def f"
+    assert tokens.pieces(1)[size:] == [""] * (tokens.ids.shape[1] - size)
+    for text in ("", "a"):
+        with pytest.raises(ValueError, match=f"text {text!r} of {len(text)} tokens has nothing to predict"):
+            corpus.encode(tokenizer, ["long enough", text])
+    with pytest.raises(ValueError, match="no texts"):
+        corpus.encode(tokenizer, [])
 
 
 def test_joined_blocks_do_not_score_the_first_token_of_a_document(tokenizer):
@@ -61,6 +70,21 @@ def test_joined_blocks_do_not_score_the_first_token_of_a_document(tokenizer):
     assert len(ends)
     assert not tokens.scored[tuple(ends.T)].any()
     assert tokens.scored.sum() == tokens.scored.size - len(ends)
+    everything = "".join(d.text for d in corpus.documents("shipped-code"))
+    assert everything.startswith("".join(tokens.text))
+    for seq in range(6):
+        assert "".join(tokens.pieces(seq)) == tokens.text[seq]
+    assert len(corpus.blocks(tokenizer, "shipped-code", documents=None, length=120, cross=True)) > 48
+
+
+def test_a_dataset_is_read_only_as_far_as_needed(tokenizer, tmp_path):
+    good = json.dumps({"text": "one two three four five six seven"})
+    (tmp_path / "a.jsonl").write_text("\n".join([good] * 300 + ["{damaged"]))
+    assert len(corpus.blocks(tokenizer, f"file:{tmp_path / 'a.jsonl'}", documents=3, length=4)) == 3
+    rows = corpus.packed(tokenizer, corpus.stream(f"file:{tmp_path / 'a.jsonl'}"), length=4, rows=5)
+    assert rows.shape == (5, 4)
+    with pytest.raises(ValueError, match="line 301 is damaged"):
+        corpus.documents(f"file:{tmp_path / 'a.jsonl'}")
 
 
 def test_too_few_or_too_short_documents_are_named(tokenizer):
@@ -68,8 +92,20 @@ def test_too_few_or_too_short_documents_are_named(tokenizer):
         corpus.blocks(tokenizer, "shipped-prose", documents=3, length=100_000)
     with pytest.raises(ValueError, match="a block needs at least 2 tokens"):
         corpus.blocks(tokenizer, "shipped-prose", length=1)
-    with pytest.raises(ValueError, match="corpus source 'novels' is unknown: give one of shipped-prose"):
-        corpus.documents("novels")
+    with pytest.raises(ValueError, match="documents 0: at least 1"):
+        corpus.blocks(tokenizer, "shipped-prose", documents=0)
+    with pytest.raises(ValueError, match=r"'shipped-prose' holds \d+ tokens: 10000 blocks of 100 need more"):
+        corpus.blocks(tokenizer, "shipped-prose", documents=10_000, length=100, cross=True)
+    with pytest.raises(ValueError, match="give a fast tokenizer"):
+        corpus.encode(None, "some text")
+
+
+def test_unknown_sources_and_splits_are_named():
+    for unknown in ("novels", "file:", "hf:", "https://example.org/a.txt"):
+        with pytest.raises(ValueError, match=f"corpus source '{unknown}' is unknown: give one of shipped-prose"):
+            corpus.documents(unknown)
+    with pytest.raises(ValueError, match="split 'test': allowed are"):
+        corpus.documents("shipped-prose", split="test")
     with pytest.raises(ValueError, match="never trained on"):
         corpus.documents("shipped-prose", split="train")
 
@@ -87,13 +123,31 @@ def test_file_sources(tmp_path):
         "b.jsonl": [("x", "first"), ("b-1", "second")],
         "c.parquet": [("c-0", "p"), ("c-1", "q")],
     }
+    with (tmp_path / "b.jsonl").open("a") as lines:
+        lines.write("\n\n" + json.dumps({"text": " "}) + "\n")
+    assert len(corpus.documents(f"file:{tmp_path / 'b.jsonl'}")) == 2  # blank lines and empty texts are no documents
+    assert [d.text for d in corpus.documents(f"file:{tmp_path / 'c.parquet'}", limit=1)] == ["p"]
+
+
+def test_damaged_and_missing_files_are_named(tmp_path):
     (tmp_path / "bad.jsonl").write_text("{")
+    (tmp_path / "latin.jsonl").write_bytes(b'{"text": "caf\xe9"}')
+    (tmp_path / "list.jsonl").write_text("[1]\n")
+    pd.DataFrame({"words": ["p"]}).to_parquet(tmp_path / "column.parquet")
+    pd.DataFrame({"text": [1]}).to_parquet(tmp_path / "number.parquet")
+    pd.DataFrame({"text": ["p" * 99] * 99}).to_parquet(tmp_path / "cut.parquet")
+    (tmp_path / "cut.parquet").write_bytes((tmp_path / "cut.parquet").read_bytes()[:-20])
     (tmp_path / "bad.parquet").write_bytes(b"no")
     (tmp_path / "bad.txt").write_bytes(b"\xff\xfe\x00")
     (tmp_path / "empty.txt").write_text(" \n")
     for name, message in (
-        ("bad.jsonl", "line 1 is damaged"),
-        ("bad.parquet", "cannot be read as parquet"),
+        ("bad.jsonl", "bad.jsonl line 1 is damaged"),
+        ("latin.jsonl", "latin.jsonl line 1 is damaged"),
+        ("list.jsonl", "must be an object with a string 'text'"),
+        ("column.parquet", r"has columns \['words'\]: a column 'text' is needed"),
+        ("number.parquet", "row 0 holds a int: the column must hold text"),
+        ("cut.parquet", "cut.parquet is damaged or no parquet"),
+        ("bad.parquet", "bad.parquet is damaged or no parquet"),
         ("bad.txt", "is not UTF-8 text"),
         ("empty.txt", "holds no text"),
     ):
@@ -109,6 +163,12 @@ def test_hub_sources_stream_a_local_dataset(tmp_path):
     assert [d.text for d in corpus.documents(f"hf:{tmp_path}::train:other")] == ["c", "d"]
     with pytest.raises(ValueError, match="there is no 'wrong'"):
         corpus.documents(f"hf:{tmp_path}::train:wrong")
+    lines = tmp_path / "lines"
+    lines.mkdir()
+    (lines / "test.jsonl").write_text("".join(json.dumps({"text": t, "n": 1}) + "\n" for t in "pq"))
+    assert [(d.id, d.text) for d in corpus.documents(f"hf:{lines}::test")] == [(f"{lines}-0", "p"), (f"{lines}-1", "q")]
+    with pytest.raises(ValueError, match="row 0 holds a int: the column must hold text"):
+        corpus.documents(f"hf:{lines}::test:n")
 
 
 def test_packed_rows_close_each_document(tokenizer):
@@ -118,6 +178,10 @@ def test_packed_rows_close_each_document(tokenizer):
     assert 8 <= (rows == tokenizer.eos_token_id).sum() <= 10
     text = tokenizer.decode(rows.reshape(-1).astype(int))
     assert text.startswith(documents[0].text + "<|endoftext|>")
+    with pytest.raises(ValueError, match="tokens of text: one row needs 100000"):
+        corpus.packed(tokenizer, documents, length=100_000)
+    with pytest.raises(ValueError, match="0 tokens of text"):
+        corpus.packed(tokenizer, [], length=2)
 
 
 def test_near_duplicates_never_cross_the_split():
@@ -141,3 +205,17 @@ def test_docstrings_and_code_of_a_package_become_documents():
     assert {source for source, _, _ in found} == {"python-prose", "python-code"}
     for _, _, text in found:
         assert len(text) >= python.SHORTEST
+
+
+def test_the_python_sources_are_split_by_hash_and_shared_by_both_splits_nowhere():
+    frame = python.rows(corpus.holdout_share)  # about 75 s where runs/corpus does not hold it yet
+    assert set(frame["source"]) == set(corpus.PYTHON)
+    assert set(frame["split"]) == {"train", "holdout", "dropped"}
+    assert not frame["text"].duplicated().any()
+    for split, share in (("holdout", True), ("train", False)):
+        some = frame[frame["split"] == split]["text"].sample(200, random_state=0)
+        assert {corpus.holdout_share(text) for text in some} == {share}
+    for source in corpus.PYTHON:
+        held = {d.id for d in corpus.documents(source)}
+        assert held.isdisjoint(d.id for d in corpus.documents(source, split="train"))
+        assert 0.02 < len(held) / (frame["source"] == source).sum() < 0.06

@@ -15,6 +15,24 @@ def test_plain_ids_become_a_record():
     assert tokens.cut(2).ids.shape == (2, 2)
 
 
+def test_a_piece_ends_where_the_next_token_begins_and_padding_is_empty():
+    offsets = np.array(
+        [[(0, 1), (1, 3), (2, 3), (2, 3), (3, 4), (0, 0)]]
+    )  # the third character is split over three tokens
+    tokens = Tokens(np.zeros((1, 6), np.int64), np.ones((1, 5), bool), ("abçd",), offsets, ("x",))
+    assert tokens.pieces(0) == ["a", "b", "", "ç", "d", ""]
+    assert tokens.cut(2).pieces(0) == ["a", "bç"]  # cut inside the character: what the last token touches is shown
+    assert Tokens.of(np.zeros((1, 3), int)).pieces(0) == ["", "", ""]
+
+
+def test_only_texts_of_one_length_are_joined():
+    tokens = Tokens.of(np.arange(6).reshape(2, 3))
+    with pytest.raises(ValueError, match=r"texts of \[2, 3\] tokens: join parts of one length"):
+        Tokens.joined([tokens, tokens.cut(2)])
+    with pytest.raises(ValueError, match="texts of"):
+        Tokens.joined([])
+
+
 @pytest.mark.parametrize("bad", [np.zeros(3, int), np.zeros((2, 3)), np.zeros((0, 3), int), np.zeros((2, 1), int)])
 def test_ids_that_are_no_texts_are_refused(bad):
     with pytest.raises(ValueError, match="tokens of shape"):

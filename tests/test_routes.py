@@ -60,7 +60,7 @@ def test_counts_are_exact_without_enumeration():
 
 
 def test_samples_are_different_sorted_and_set_by_the_seed():
-    space = Space(8, "-SB", big=3)
+    space = Space(6, "-SB", big=3)
     sample = space.sample(50, seed=1)
     ids = [routes.to_id(r) for r in sample]
     assert ids == sorted(set(ids))
@@ -92,9 +92,17 @@ def test_a_ramp_has_the_mean_of_its_ends():
         (lambda: routes.from_text("SB", layers=3), "has 2 letters: the model has 3 layers"),
         (lambda: routes.from_id(27, layers=3), "ids run from 0 to 26"),
         (lambda: routes.check(np.full((2, 3), 3), layers=3), r"values 3\.\.3: allowed are 0 \(skip\)"),
+        (lambda: routes.check(np.ones(3), layers=3), "routes of dtype float64: give integers"),
+        (lambda: routes.check(np.ones((3, 2), int), layers=3), "the last axis must hold 3 layers"),
+        (lambda: routes.to_text([2, -1]), r"route \[2, -1\]: give one of"),
+        (lambda: routes.to_id([[2]]), r"route \[\[2\]\]: give one of"),
         (lambda: Space(3, "SX"), "name each allowed letter of '-SB' once"),
         (lambda: Space(3, "SB", big=4), "the model has 3 layers, ask for 0..3"),
         (lambda: Space(3, "SB", big="many"), "give a number"),
+        (lambda: Space(3, "SB", big=-1), "give a number"),
+        (lambda: Space(3, "SSB"), "name each allowed letter of '-SB' once"),
+        (lambda: Space(3, "SB", big=2, skip=1), "no route of 3 layers over 'SB' has big=2 and skip=1"),
+        (lambda: Space(3).sample(0, seed=0), "a sample of 0 routes"),
         (lambda: Space(3, "S", big=1), "no route of 3 layers over 'S' has big=1"),
         (lambda: Space(3).sample(9, seed=0), "holds 8, ask for 1..8"),
         (lambda: Space(0), "at least 1 is needed"),

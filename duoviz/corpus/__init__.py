@@ -1,9 +1,22 @@
 """Text: named sources of documents, their split into train and holdout, and blocks of tokens.
 
-`documents` reads a source; `blocks` cuts token blocks for evaluation; `packed` makes training rows.
+`documents` reads a source and `stream` reads it as far as needed; `blocks` cuts token blocks for evaluation; `encode` takes
+texts of your own; `packed` makes training rows.
 """
 
 from .blocks import blocks, encode, packed
-from .sources import SHIPPED, Document, check, documents, holdout_share
+from .sources import HOLDOUT_SHARE, PYTHON, SHIPPED, Document, check, documents, holdout_share, stream
 
-__all__ = ["SHIPPED", "Document", "blocks", "check", "documents", "encode", "holdout_share", "packed"]
+__all__ = [
+    "HOLDOUT_SHARE",
+    "PYTHON",
+    "SHIPPED",
+    "Document",
+    "blocks",
+    "check",
+    "documents",
+    "encode",
+    "holdout_share",
+    "packed",
+    "stream",
+]

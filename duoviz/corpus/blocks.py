@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import UInt16
+from jaxtyping import UInt16, UInt32
 
 from ..records import Tokens
-from .sources import Document
-from .sources import documents as read
+from .sources import Document, stream
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -40,28 +40,28 @@ def blocks(
         `Tokens` with `.ids` int64 `[documents, length]`.
 
     Raises:
-        ValueError: fewer documents of that length than asked for, a length below 2, an unknown source.
+        ValueError: fewer documents of that length than asked for, a length below 2, an unknown source, no fast tokenizer.
     """
     if length < 2:
         raise ValueError(f"length {length}: a block needs at least 2 tokens, one to read and one to predict")
     if documents is not None and documents < 1:
         raise ValueError(f"documents {documents}: at least 1 is needed")
-    found = read(source, split=split)
+    found = stream(source, split=split)
     if cross:
         return _joined(tokenizer, found, documents, length, source)
     kept: list[tuple[Document, list[int], list[tuple[int, int]]]] = []
     longest = 0
     for document in found:
-        coded = tokenizer(document.text, return_offsets_mapping=True, add_special_tokens=False, verbose=False)
-        longest = max(longest, len(coded["input_ids"]))
-        if len(coded["input_ids"]) >= length:
-            kept.append((document, coded["input_ids"][:length], coded["offset_mapping"][:length]))
+        ids, offsets = _coded(tokenizer, document.text)
+        longest = max(longest, len(ids))
+        if len(ids) >= length:
+            kept.append((document, ids[:length], offsets[:length]))
         if len(kept) == documents:
             break
     if not kept or (documents is not None and len(kept) < documents):
         raise ValueError(
             f"{documents or 'all'} documents of {length} tokens asked from {source!r}: it has {len(kept)} so long"
-            f" (the longest has {longest} tokens); ask for fewer documents or a shorter length"
+            f" (the longest has {longest} tokens); ask for fewer documents or a shorter length, or join them (cross=True)"
         )
     return Tokens(
         ids=np.array([ids for _, ids, _ in kept], np.int64),
@@ -74,20 +74,23 @@ def blocks(
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, texts: str | Sequence[str]) -> Tokens:
-    """Texts of your own as one block each, padded to the longest.
+    """Texts of your own as one block each, padded to the longest; as in `blocks`, no special tokens are added.
 
     Raises:
-        ValueError: a text of fewer than two tokens.
+        ValueError: a text of fewer than two tokens, no fast tokenizer.
     """
     texts = [texts] if isinstance(texts, str) else list(texts)
-    coded = [tokenizer(t, return_offsets_mapping=True, add_special_tokens=False, verbose=False) for t in texts]
-    sizes = [len(c["input_ids"]) for c in coded]
-    if not sizes or min(sizes) < 2:
-        raise ValueError(f"texts of {sizes} tokens: an empty text, or one of a single token, has nothing to predict")
+    coded = [_coded(tokenizer, text) for text in texts]
+    sizes = [len(ids) for ids, _ in coded]
+    if not sizes:
+        raise ValueError("no texts: give at least one")
+    if min(sizes) < 2:
+        short = texts[int(np.argmin(sizes))]
+        raise ValueError(f"text {short!r} of {min(sizes)} tokens has nothing to predict: at least 2 tokens are needed")
     length = max(sizes)
     ids, offsets = np.zeros((len(texts), length), np.int64), np.zeros((len(texts), length, 2), np.int64)
-    for row, (code, size) in enumerate(zip(coded, sizes)):
-        ids[row, :size], offsets[row, :size] = code["input_ids"], code["offset_mapping"]
+    for row, (coded_ids, coded_offsets) in enumerate(coded):
+        ids[row, : sizes[row]], offsets[row, : sizes[row]] = coded_ids, coded_offsets
     return Tokens(
         ids=ids,
         scored=np.arange(1, length)[None] < np.array(sizes)[:, None],
@@ -99,36 +102,55 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: str | Sequence[str]) -> To
 
 
 def packed(
-    tokenizer: PreTrainedTokenizerBase, documents: Sequence[Document], *, length: int
-) -> UInt16[np.ndarray, "block token"]:
+    tokenizer: PreTrainedTokenizerBase, documents: Iterable[Document], *, length: int, rows: int | None = None
+) -> UInt16[np.ndarray, "block token"] | UInt32[np.ndarray, "block token"]:
     """All documents one after the other, each closed by the end-of-text token, cut into rows of `length` tokens.
 
+    Args:
+        tokenizer: its vocabulary says how wide the numbers are.
+        documents: read only as far as they are needed.
+        length: tokens of a row.
+        rows: stop after so many; None for all.
+
     Raises:
-        ValueError: a vocabulary over 65,536, or too little text for one row.
+        ValueError: no end-of-text token, or too little text for one row.
     """
-    if len(tokenizer) > 2**16:
-        raise ValueError(f"a vocabulary of {len(tokenizer)}: packed rows hold at most {2**16} different tokens")
-    parts = []
-    for start in range(0, len(documents), 256):
-        texts = [document.text for document in documents[start : start + 256]]
+    end = tokenizer.eos_token_id
+    if end is None:
+        raise ValueError("the tokenizer has no end-of-text token to put between documents: set its eos_token")
+    dtype = np.uint16 if len(tokenizer) <= 2**16 else np.uint32
+    parts, size, waiting = [np.zeros(0, dtype)], 0, iter(documents)
+    while (rows is None or size < rows * length) and (batch := list(islice(waiting, 256))):
+        texts = [document.text for document in batch]
         for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]:
-            parts.append(np.array([*ids, tokenizer.eos_token_id], np.uint16))
-    stream = np.concatenate(parts)
-    if len(stream) < length:
-        raise ValueError(f"{len(stream)} tokens of text: one row needs {length}")
-    return stream[: len(stream) // length * length].reshape(-1, length)
+            parts.append(np.array([*ids, end], dtype))
+            size += len(parts[-1])
+    if size < length:
+        raise ValueError(f"{size} tokens of text: one row needs {length}")
+    found = min(size // length, rows or size)
+    return np.concatenate(parts)[: found * length].reshape(-1, length)
+
+
+def _coded(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+    """Ids and the characters (first, past-the-end) of each token, without special tokens."""
+    if not getattr(tokenizer, "is_fast", False):
+        raise ValueError(
+            f"{type(tokenizer).__name__} cannot say which characters a token covers: give a fast tokenizer"
+        )
+    coded = tokenizer(text, return_offsets_mapping=True, add_special_tokens=False, verbose=False)
+    return coded["input_ids"], coded["offset_mapping"]
 
 
 def _joined(
-    tokenizer: PreTrainedTokenizerBase, found: list[Document], number: int | None, length: int, source: str
+    tokenizer: PreTrainedTokenizerBase, found: Iterator[Document], number: int | None, length: int, source: str
 ) -> Tokens:
     text, ids, offsets, first = "", [], [], []
     names: list[str] = []
     for document in found:
-        coded = tokenizer(document.text, return_offsets_mapping=True, add_special_tokens=False, verbose=False)
-        size = len(coded["input_ids"])
-        ids += [*coded["input_ids"], tokenizer.eos_token_id]
-        offsets += [(a + len(text), b + len(text)) for a, b in coded["offset_mapping"]]
+        coded, spans = _coded(tokenizer, document.text)
+        size = len(coded)
+        ids += [*coded, tokenizer.eos_token_id]
+        offsets += [(a + len(text), b + len(text)) for a, b in spans]
         offsets.append((len(text) + len(document.text),) * 2)
         first += [True] + [False] * size
         names += [document.id] * (size + 1)
@@ -138,13 +160,12 @@ def _joined(
     rows = len(ids) // length if number is None else number
     if rows < 1 or len(ids) < rows * length:
         raise ValueError(f"{source!r} holds {len(ids)} tokens: {rows or 1} blocks of {length} need more")
-    spans = np.array(offsets[: rows * length], np.int64).reshape(rows, length, 2)
-    starts = spans[:, :1, :1]
+    places = np.array(offsets[: rows * length], np.int64).reshape(rows, length, 2)
     return Tokens(
         ids=np.array(ids[: rows * length], np.int64).reshape(rows, length),
         scored=~np.array(first[: rows * length]).reshape(rows, length)[:, 1:],
-        text=tuple(text[row[0, 0] : row[-1, 1]] for row in spans),
-        offsets=spans - starts,
+        text=tuple(text[row[0, 0] : row[-1, 1]] for row in places),
+        offsets=places - places[:, :1, :1],
         documents=tuple(names[: rows * length : length]),
         source=source,
     )

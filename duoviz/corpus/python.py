@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.metadata
+import os
 import re
 import sys
 import sysconfig
@@ -27,21 +28,12 @@ if TYPE_CHECKING:
     import pandas
 
 ROOT = Path(__file__).resolve().parents[2]
+# fmt: off
 PACKAGES = (
-    *("torch", "transformers", "accelerate", "tokenizers", "safetensors", "datasets", "jupyterlab", "plotly"),
-    *(
-        "ipywidgets",
-        "anywidget",
-        "papermill",
-        "nbclient",
-        "nbconvert",
-        "nbval",
-        "pandas",
-        "pyarrow",
-        "typer",
-        "playwright",
-    ),
+    "torch", "transformers", "accelerate", "tokenizers", "safetensors", "datasets", "jupyterlab", "plotly", "ipywidgets",
+    "anywidget", "papermill", "nbclient", "nbconvert", "nbval", "pandas", "pyarrow", "typer", "playwright",
 )
+# fmt: on
 """Read with everything they need. The list is its own, not `requirements.txt`, so that a new tool changes no split."""
 CODE_PER_PACKAGE = 2_500_000
 PROSE_PER_PACKAGE = 4_000_000
@@ -70,7 +62,7 @@ def rows(in_holdout: Callable[[str], bool]) -> pandas.DataFrame:
     frame = frame.drop_duplicates("text", ignore_index=True)
     frame["split"] = _split(frame["text"].tolist(), in_holdout)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{id(frame)}.tmp")
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
     frame.to_parquet(temporary)
     temporary.replace(path)
     return frame

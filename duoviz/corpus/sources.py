@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from . import python
 
@@ -30,17 +31,21 @@ def check(source: str) -> str:
 
     Raises:
         ValueError: an unknown source.
+        FileNotFoundError: a missing file.
     """
-    if source not in SHIPPED + PYTHON and source.partition(":")[0] not in ("file", "hf"):
+    kind, _, rest = source.partition(":")
+    if source not in SHIPPED + PYTHON and (kind not in ("file", "hf") or not rest):
         raise ValueError(
             f"corpus source {source!r} is unknown: give one of {', '.join(SHIPPED + PYTHON)},"
             " file:PATH or hf:DATASET[:CONFIG[:SPLIT[:COLUMN]]]"
         )
+    if kind == "file" and not Path(rest).is_file():
+        raise FileNotFoundError(f"file source {rest}: there is no such file")
     return source
 
 
 def documents(source: str, *, split: str = "holdout", limit: int | None = None) -> list[Document]:
-    """The documents of a source, in a fixed order.
+    """The documents of a source that hold text, in a fixed order.
 
     Args:
         source: `shipped-prose`, `shipped-code`, `python-prose`, `python-code`, `file:PATH` (a text file, `.jsonl` or
@@ -53,24 +58,34 @@ def documents(source: str, *, split: str = "holdout", limit: int | None = None) 
         ValueError: an unknown source or split, an empty source, a file that is no text.
         FileNotFoundError: a missing file.
     """
+    listed = list(islice(stream(source, split=split), limit))
+    if not listed:
+        raise ValueError(f"source {source!r} holds no text: at least one document that is not empty is needed")
+    return listed
+
+
+def stream(source: str, *, split: str = "holdout") -> Iterator[Document]:
+    """`documents` one at a time: a large dataset is read only as far as it is needed. An empty source gives none.
+
+    Raises:
+        ValueError: an unknown source or split; while reading, a file that is no text.
+        FileNotFoundError: a missing file.
+    """
     check(source)
     if split not in ("holdout", "train"):
         raise ValueError(f"split {split!r}: allowed are 'holdout' and 'train'")
+    if source in SHIPPED and split == "train":
+        raise ValueError(f"{source} is never trained on: it has no train split")
     kind, _, rest = source.partition(":")
     if source in SHIPPED:
-        if split == "train":
-            raise ValueError(f"{source} is never trained on: it has no train split")
-        found: Iterable[Document] = _shipped(source)
+        found = _shipped(source)
     elif source in PYTHON:
         found = _python(source, split)
     elif kind == "file":
         found = _file(Path(rest))
     else:
         found = _hub(rest)
-    listed = [document for document in islice(found, limit) if document.text.strip()]
-    if not listed:
-        raise ValueError(f"source {source!r} holds no text: at least one document that is not empty is needed")
-    return listed
+    return (document for document in found if document.text.strip())
 
 
 def holdout_share(text: str) -> bool:
@@ -92,29 +107,33 @@ def _python(source: str, split: str) -> Iterator[Document]:
 
 
 def _file(path: Path) -> Iterator[Document]:
-    if not path.is_file():
-        raise FileNotFoundError(f"file source {path}: there is no such file")
     if path.suffix == ".jsonl":
         for number, row in enumerate(_json_lines(path)):
             if not isinstance(row, dict) or not isinstance(row.get("text"), str):
-                raise ValueError(f"{path} line {number + 1}: each line must be an object with a string 'text'")
+                raise ValueError(f"{path} document {number + 1}: each line must be an object with a string 'text'")
             yield Document(str(row.get("id", f"{path.stem}-{number}")), row["text"])
     elif path.suffix == ".parquet":
-        import pandas
-
-        try:
-            frame = pandas.read_parquet(path)
-        except Exception as error:
-            raise ValueError(f"{path} cannot be read as parquet: {error}") from error
-        if "text" not in frame:
-            raise ValueError(f"{path} has columns {list(frame.columns)}: a column 'text' is needed")
-        for number, text in enumerate(frame["text"]):
-            yield Document(f"{path.stem}-{number}", text)
+        yield from _parquet(path)
     else:
         try:
             yield Document(path.stem, path.read_text(encoding="utf-8"))
         except UnicodeDecodeError as error:
             raise ValueError(f"{path} is not UTF-8 text: {error}") from error
+
+
+def _parquet(path: Path) -> Iterator[Document]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        file = pyarrow.parquet.ParquetFile(path)
+        if "text" not in file.schema_arrow.names:
+            raise ValueError(f"{path} has columns {file.schema_arrow.names}: a column 'text' is needed")
+        texts = file.read(["text"])["text"].to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ValueError(f"{path} is damaged or no parquet file: {error}") from error
+    for number, text in enumerate(texts):
+        yield Document(f"{path.stem}-{number}", _string(text, f"{path} row {number}"))
 
 
 def _hub(name: str) -> Iterator[Document]:
@@ -126,13 +145,28 @@ def _hub(name: str) -> Iterator[Document]:
     for number, row in enumerate(rows):
         if column not in row:
             raise ValueError(f"hf:{name} has columns {sorted(row)}: there is no {column!r}")
-        yield Document(f"{dataset}-{number}", row[column])
+        yield Document(f"{dataset}-{number}", _string(row[column], f"hf:{name} row {number}"))
 
 
-def _json_lines(path: Path) -> Iterator[dict]:
-    with path.open(encoding="utf-8") as lines:
+def _string(text: object, where: str) -> str:
+    """The text; a missing one is empty.
+
+    Raises:
+        ValueError: no text at all.
+    """
+    if text is None:
+        return ""
+    if not isinstance(text, str):
+        raise ValueError(f"{where} holds a {type(text).__name__}: the column must hold text")
+    return text
+
+
+def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open("rb") as lines:
         for number, line in enumerate(lines):
+            if not line.strip():
+                continue
             try:
                 yield json.loads(line)
-            except json.JSONDecodeError as error:
+            except ValueError as error:  # also bytes that are not UTF-8
                 raise ValueError(f"{path} line {number + 1} is damaged: {error}") from error
