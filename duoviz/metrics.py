@@ -69,16 +69,26 @@ def mean_interval(values: Float[np.ndarray, "seq position"], documents: Sequence
     return Interval(mean, low, high, int(counts.sum()), len(counts))
 
 
-def claim(text: str, interval: Interval, *, above: float = 0.0, unit: str = "nats") -> str:
-    """One line: whether a quantity is above a number for certain, whatever the model says.
+def verdict(interval: Interval) -> str:
+    """Whether a quantity is above zero: "holds" if its whole interval is, else "does not hold", and whether that is open."""
+    if interval.low > 0:
+        return "holds"
+    return "does not hold (the interval leaves it open)" if interval.high > 0 else "does not hold"
 
-    It holds when the whole interval lies above; otherwise it does not hold, and the line says if the interval leaves it
-    open.
+
+def claim(
+    text: str, values: Float[np.ndarray, "seq position"], documents: Sequence[str] | None = None, *, unit: str = "nats"
+) -> str:
+    """One line that says whether the mean of some values is above zero, with its interval; the verdict is computed.
+
+    Args:
+        text: what is claimed, if the values are positive.
+        values, documents: as in `mean_interval`.
+        unit: of the values.
     """
-    holds = interval.low > above
-    is_open = not holds and interval.high > above
-    verdict = "holds" if holds else "does not hold (the interval leaves it open)" if is_open else "does not hold"
-    return f"{verdict}: {text} ({interval} {unit}; {interval.documents} documents, {interval.positions:,} positions)"
+    found = mean_interval(values, documents)
+    counted = f"{found.documents} documents, {found.positions:,} positions"
+    return f"{verdict(found)}: {text} ({found} {unit}; {counted})"
 
 
 def perplexity(loss_nats: float | np.ndarray) -> float | np.ndarray:

@@ -26,16 +26,16 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
     assert 85 <= covered <= 100
 
 
-def test_claims():
-    def made(low, high):
-        return Interval(0.1, low, high, 20, 4)
-
-    assert metrics.claim("x", made(0.05, 0.2)).startswith(
-        "holds: x (0.100 [0.050, 0.200] nats; 4 documents, 20 positions"
-    )
-    assert metrics.claim("x", made(-0.05, 0.2)).startswith("does not hold (the interval leaves it open): x")
-    assert metrics.claim("x", made(-0.3, -0.2)).startswith("does not hold: x")
-    assert metrics.claim("x", made(np.nan, np.nan)).startswith("does not hold")
+def test_verdicts_and_claims():
+    for low, high, want in (
+        (0.05, 0.2, "holds"),
+        (-0.05, 0.2, "does not hold (the interval leaves it open)"),
+        (-0.3, -0.2, "does not hold"),
+        (np.nan, np.nan, "does not hold"),
+    ):
+        assert metrics.verdict(Interval(0.1, low, high, 20, 4)) == want
+    line = metrics.claim("x", np.array([[1.0, 1.0], [2.0, 2.0]]), unit="of share")
+    assert line == "holds: x (1.500 [1.000, 2.000] of share; 2 documents, 4 positions)"
 
 
 def test_difficulty_regret_perplexity():
