@@ -32,14 +32,22 @@ def forward_flops(model: DuoCausalLM, routes: Int8[np.ndarray, "seq token layer"
 
     Per token and layer: query and output projections `4 d h`, keys and values `4 d g` (h and g: width of all heads and of
     the key and value heads), scores and mixture `4 T h` for texts of T tokens, and `2 m d f` for the m matrices of the
-    chosen FFN of width f. The head: `2 d V`.
+    chosen FFN of width f (none for a skip). The head: `2 d V`.
 
-    Source: counting multiply-adds twice, as `torch.utils.flop_counter` does, which it equals. Deviation: the causal half
-    of the scores is counted although kernels may skip it; norms, rotations and softmax are not counted. A block-skipped
-    token still runs attention here: only its result is dropped.
+    Source: counting multiply-adds twice, as `torch.utils.flop_counter` does, which it equals for eager attention.
+    Deviation: the causal half of the scores is counted although kernels may skip it; norms, rotations and softmax are
+    not counted. A block-skipped token still runs attention here: only its result is dropped.
+
+    Raises:
+        ValueError: routes of another number of layers, or unscored ones (-1).
     """
     config, family = model.config, model.family
     seqs, tokens, layers = routes.shape
+    if layers != config.num_hidden_layers or (routes < 0).any():
+        raise ValueError(
+            f"routes of shape {routes.shape}, lowest {routes.min()}: give a choice of 0..2 for every token"
+            f" and each of {config.num_hidden_layers} layers"
+        )
     d, heads = config.hidden_size, config.num_attention_heads
     width = getattr(config, "head_dim", None) or d // heads
     kv_heads = getattr(config, "num_key_value_heads", None) or heads

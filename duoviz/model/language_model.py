@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int8, Int64
+from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import logging
 
 from .. import routes as routes_
 from ..families import family
@@ -48,7 +50,7 @@ class LanguageModel:
     Attributes:
         model: the model of transformers.
         tokenizer: its tokenizer; None where token ids are all there is.
-        choices: letters of the choices that mean something for it: `"SB-"` for a Duo model, `"-B"` for a dense one.
+        choices: letters of the choices that mean something for it: `"-SB"` for a Duo model, `"-B"` for a dense one.
         path: where it was loaded from.
     """
 
@@ -99,7 +101,7 @@ class LanguageModel:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Twelve hexadecimal digits that change with any weight or with the configuration's shape."""
+        """Twelve hexadecimal digits that change with the family, the skip scope and any weight or its dtype."""
         digest = hashlib.sha256(f"{self.model.config.model_type} {self.model.config.skip_scope}".encode())
         for name, tensor in sorted(self.model.state_dict().items()):
             digest.update(name.encode())
@@ -130,9 +132,14 @@ class LanguageModel:
             tokens: the texts.
 
         Raises:
-            ValueError: an unknown letter or a wrong shape.
+            ValueError: an unknown letter, a choice the model does not have, or a wrong shape.
         """
         array = routes_.check(routes, layers=self.layers)
+        unknown = {routes_.LETTERS[choice] for choice in np.unique(array[array >= 0])} - set(self.choices)
+        if unknown:
+            raise ValueError(
+                f"routes choose {sorted(unknown)}: this model has only {self.choices!r} (a dense model has no small FFN)"
+            )
         seqs, length = tokens.ids.shape
         if array.ndim not in (1, 3) or (array.ndim == 3 and array.shape[:2] != (seqs, length - 1)):
             raise ValueError(
@@ -239,27 +246,27 @@ def load(
         path: a folder or Hub id.
         device: `"auto"` is CUDA where there is one.
         dtype: None is float32 on the CPU and bfloat16 on CUDA.
-        choices: for a dense model `"-B"` (skip or big): it has no small FFN.
+        choices: letters of the choices to allow; None is all three of a Duo model. A dense model has no small FFN: give
+            `"-B"` (skip or big).
 
     Raises:
-        ValueError: an unsupported family, remote code or quantised weights, choices the model does not have, NaN weights.
+        ValueError: an unsupported family, quantised weights, choices the model does not have, weights that are missing, of
+            another shape, NaN or infinite.
         FileNotFoundError: a folder that does not exist; OSError: a damaged one, or a Hub id that cannot be reached.
     """
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    dtype = dtype or (torch.float32 if device == "cpu" else torch.bfloat16)
+    dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16)
     model = load_model(path, dtype=dtype, choices=choices).to(device)
-    for name, tensor in model.state_dict().items():
-        if not bool(torch.isfinite(tensor).all()):
-            raise ValueError(f"weight {name} of {path} holds NaN or infinity: the checkpoint is damaged")
-    is_dense = choices is not None and routes_.LETTERS[routes_.SMALL] not in choices
-    tokenizer = AutoTokenizer.from_pretrained(path) if Path(path).joinpath("tokenizer.json").is_file() else None
-    if tokenizer is None and not Path(path).is_dir():
-        tokenizer = AutoTokenizer.from_pretrained(path)
-    return LanguageModel(model, tokenizer, choices="-B" if is_dense else "-SB", path=str(path))
+    return LanguageModel(model, _tokenizer(path), choices=choices or routes_.LETTERS, path=str(path))
 
 
 def load_model(path: Path | str, *, dtype: torch.dtype = torch.float32, choices: str | None = None) -> DuoCausalLM:
-    """The Duo model of a folder or Hub id, without tokenizer; errors as in `load`."""
+    """The Duo model of a folder or Hub id, on the CPU and without tokenizer; arguments and errors as in `load`.
+
+    The small FFNs of a dense model are zero: no route may name them, and equal weights keep equal fingerprints.
+    """
+    if choices is not None and (not choices or set(choices) - set(routes_.LETTERS)):
+        raise ValueError(f"choices {choices!r}: name letters of '-SB', for example '-B'")
     looks_local = Path(path).is_absolute() or str(path).count("/") != 1 or Path(path).parent.exists()
     if looks_local and not Path(path).is_dir():
         raise FileNotFoundError(f"model {path}: there is no such folder, and it is not a Hub id like 'owner/name'")
@@ -267,31 +274,68 @@ def load_model(path: Path | str, *, dtype: torch.dtype = torch.float32, choices:
     entry = family(config.model_type)
     if getattr(config, "quantization_config", None):
         raise ValueError(f"{path} is quantised: give a checkpoint in float32, bfloat16 or float16")
+    _, causal_lm = CLASSES[entry.name]
     if isinstance(config, DuoConfig):
-        return _read(lambda: AutoModelForCausalLM.from_pretrained(path, dtype=dtype), path)
-    if choices is None or set(choices) - set("-B"):
+        return _read(causal_lm, path, config, dtype=dtype)
+    if choices is None or routes_.LETTERS[routes_.SMALL] in choices:
         raise ValueError(
             f"{path} is a dense {config.model_type} model without small FFNs: load it with choices='-B' (skip or big)"
         )
-    _, causal_lm = CLASSES[entry.name]
-    return _read(lambda: causal_lm.from_pretrained(path, config=config_for(config, small_width=1), dtype=dtype), path)
+    model = _read(causal_lm, path, config_for(config, small_width=1), dtype=dtype, new=".small.")
+    ffns: list[Any] = [layer.duo_ffn for layer in model.decoder_layers]
+    for parameter in (parameter for ffn in ffns for parameter in ffn.small.parameters()):
+        nn.init.zeros_(parameter)
+    return model
 
 
-def _read(read: Any, path: Path | str) -> DuoCausalLM:
-    """`read()`, with a damaged checkpoint named.
+def _read(
+    causal_lm: type[DuoCausalLM], path: Path | str, config: DuoConfig, *, dtype: torch.dtype, new: str | None = None
+) -> DuoCausalLM:
+    """The model, every weight of which was read and is finite.
+
+    Args:
+        causal_lm: its class.
+        path: folder or Hub id.
+        config: its configuration.
+        dtype: of the weights.
+        new: weights with this in their names may be missing.
 
     Raises:
-        OSError: the weights cannot be read.
+        OSError: the weights cannot be read; ValueError: some are missing, of another shape, NaN or infinite.
     """
-    from safetensors import SafetensorError
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
+    shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()  # its report of missing weights; ours is an error
     try:
-        return read()
+        model, report = causal_lm.from_pretrained(
+            path,
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
     except SafetensorError as error:
         raise OSError(f"the weights in {path} are damaged or cut short ({error}): restore the file") from error
     finally:
+        logging.set_verbosity(level)
         if shown:
             logging.enable_progress_bar()
+    missing = sorted(name for name in report["missing_keys"] if new is None or new not in name)
+    if missing:
+        raise ValueError(f"{path} lacks {len(missing)} weights, for example {missing[0]}: the checkpoint is incomplete")
+    if report["mismatched_keys"]:
+        name, stored, wanted = min(report["mismatched_keys"])
+        raise ValueError(f"weight {name} of {path} is {tuple(stored)}, its configuration says {tuple(wanted)}")
+    for name, tensor in model.state_dict().items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise ValueError(f"weight {name} of {path} holds NaN or infinity: the checkpoint is damaged")
+    return model
+
+
+def _tokenizer(path: Path | str) -> PreTrainedTokenizerBase | None:
+    """The tokenizer of a folder or Hub id; None for a folder without one."""
+    files = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
+    if Path(path).is_dir() and not any(Path(path, name).is_file() for name in files):
+        return None
+    return AutoTokenizer.from_pretrained(path)

@@ -107,7 +107,6 @@ class GivenRoutes:
     def __init__(self, routes: Int[Tensor, "batch token layer"], *, skip_scope: str) -> None:
         self.routes, self.skip_scope = routes, skip_scope
         self.skips_blocks = skip_scope == "block" and bool((routes == SKIP).any())
-        self.tokens = (0, 0)
 
     def at_ffn(self, ffn: DuoFFN, layer: int, x: Tensor) -> Tensor:
         return ffn.dispatch(x, self.routes[..., layer].expand(self._tokens(x)))
