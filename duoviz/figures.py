@@ -89,7 +89,7 @@ def training_curves(log: pd.DataFrame) -> go.Figure:
                 x=held["tokens"],
                 y=held[f"eval_{source}_{name}"].astype(float),
                 name=label,
-                mode="lines",
+                mode="lines+markers",
                 line={"color": colour, "dash": dash},
                 legendgroup=name,
                 showlegend=column == 1,

@@ -305,7 +305,10 @@ def train(plan: Stage1, *, max_steps: int | None = None) -> Path:
 
 
 def _finish(plan: Stage1, trainer: DuoTrainer, tokenizer: PreTrainedTokenizerFast) -> Path:
-    folder = plan.out / "model"
+    folder, done = plan.out / "model", trainer.state.global_step
+    history = trainer.state.log_history
+    held = [row for row in history if row["step"] == done and any(name.startswith("eval_") for name in row)]
+    losses = held[-1] if held else trainer.evaluate()
     log = pd.DataFrame(trainer.state.log_history)
     if "loss" in log and log["loss"].isna().sum() > log["step"].nunique():
         raise ValueError("the training loss is NaN: lower the learning rate")
@@ -314,7 +317,6 @@ def _finish(plan: Stage1, trainer: DuoTrainer, tokenizer: PreTrainedTokenizerFas
     tokens_per_step = plan.preset.rows * plan.preset.context
     log["tokens"] = log["step"] * tokens_per_step
     log.to_parquet(folder / "training-log.parquet")
-    done = trainer.state.global_step
     facts = {
         "preset": asdict(plan.preset),
         "sources": plan.sources,
@@ -325,7 +327,7 @@ def _finish(plan: Stage1, trainer: DuoTrainer, tokenizer: PreTrainedTokenizerFas
         "steps": done,
         "steps_planned": plan.steps,
         "tokens": done * tokens_per_step,
-        "holdout_nats": {k.removeprefix("eval_"): round(v, 4) for k, v in trainer.evaluate().items()},
+        "holdout_nats": {k.removeprefix("eval_"): round(v, 4) for k, v in losses.items() if k.startswith("eval_")},
     }
     (folder / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
     (folder / "README.md").write_text(card(facts))
