@@ -1,0 +1,27 @@
+"""Stage 1: a Duo model trained with random routes.
+
+Every token takes, at every layer, the big or the small FFN (or neither) at random, so that both learn without the bias a
+learned router would bring. `Trainer` of transformers does the work; a killed run resumes where its last checkpoint is.
+
+Paper: arXiv 2410.10846, section 2, stage 1, and section 3.1 (preset `paper`).
+"""
+
+from .plan import PRESETS, Preset, Stage1
+from .run import DuoTrainer, card, holdout_losses, last_checkpoint, train
+from .text import Rows, held_out, new_tokenizer, rows_of, tokenizer_of
+
+__all__ = [
+    "PRESETS",
+    "DuoTrainer",
+    "Preset",
+    "Rows",
+    "Stage1",
+    "card",
+    "held_out",
+    "holdout_losses",
+    "last_checkpoint",
+    "new_tokenizer",
+    "rows_of",
+    "tokenizer_of",
+    "train",
+]
