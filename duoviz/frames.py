@@ -178,6 +178,57 @@ def gains(curves: Mapping[str, Curve], tokens: Tokens) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def gaps(router: Curve, found: Mapping[str, Curve], tokens: Tokens) -> pd.DataFrame:
+    """What a router closes of the gap from the best fixed route to the oracle, and to the label-free policy.
+
+    Columns: source, policy, asked, realised_big (mean big layers), and each with `<column>_low` and `<column>_high` (95 %):
+    regret_nats (against the oracle), over_fixed_nats (fixed less router), gap_closed, label_free_gap_closed; positions,
+    documents. The other policies are interpolated linearly in loss to the realised budget.
+
+    Args:
+        router: the router's curve.
+        found: curves `fixed`, `oracle` and `label-free` on the same texts.
+        tokens: the texts.
+
+    Raises:
+        ValueError: a curve is missing, or does not reach the realised budget.
+    """
+    missing = {"fixed", "oracle", "label-free"} - set(found)
+    if missing:
+        raise ValueError(f"curves {sorted(found)}: {sorted(missing)} are needed too")
+    rows = []
+    for k, budget in enumerate(router.budgets):
+        loss, real = router.loss_nats[k], metrics.share(router.routes[k], BIG) * router.routes.shape[-1]
+        at = {name: metrics.at_budget(found[name].budgets, found[name].loss_nats, real) for name in found}
+        values = {
+            "regret_nats": metrics.difference_interval(loss, at["oracle"], tokens.documents),
+            "over_fixed_nats": metrics.difference_interval(at["fixed"], loss, tokens.documents),
+            "gap_closed": metrics.gap_interval(loss, at["fixed"], at["oracle"], tokens.documents),
+            "label_free_gap_closed": metrics.gap_interval(loss, at["fixed"], at["label-free"], tokens.documents),
+        }
+        row = {"source": tokens.source, "policy": router.name, "asked": int(budget), "realised_big": real}
+        for name, value in values.items():
+            row |= {name: value.mean, f"{name}_low": value.low, f"{name}_high": value.high}
+        rows.append(row | {"positions": values["regret_nats"].positions, "documents": values["regret_nats"].documents})
+    return pd.DataFrame(rows)
+
+
+def tidy(table: pd.DataFrame, tokens: Tokens) -> pd.DataFrame:
+    """A table of `curve` or `found` with the texts beside it, for export: the columns of `positions` first, then its own,
+    then `big` and `skip`, the numbers of big and of skipped layers of each route.
+
+    Raises:
+        ValueError: a table of other texts.
+    """
+    joined = positions(tokens).merge(table, on=["seq", "position"], how="inner", validate="one_to_many")
+    _check_rows(joined, len(table))
+    texts = joined["route"].astype("category")
+    for name, letter in (("big", routes.LETTERS[routes.BIG]), ("skip", routes.LETTERS[routes.SKIP])):
+        counts = np.array([text.count(letter) for text in texts.cat.categories], np.int16)
+        joined[name] = counts[texts.cat.codes]
+    return joined.assign(route=texts)
+
+
 def usage(chosen: np.ndarray, *, source: str, panel: str, choice: int = BIG) -> pd.DataFrame:
     """The share of a choice for each layer and position: source, panel, layer, position, share, n (texts)."""
     shares = metrics.share_by_layer(chosen, choice)

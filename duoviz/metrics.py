@@ -44,20 +44,48 @@ def mean_interval(values: Float[np.ndarray, "seq position"], documents: Sequence
         documents: id of each sequence's document; each sequence is its own if not given.
 
     Raises:
-        ValueError: nothing scored.
+        ValueError: nothing scored, an infinite value, or another number of documents than of sequences.
     """
     values = np.asarray(values, float)
-    names = np.arange(len(values)) if documents is None else np.unique(np.asarray(documents), return_inverse=True)[1]
-    sums = np.bincount(names, np.nansum(values, axis=1))
-    counts = np.bincount(names, np.isfinite(values).sum(axis=1))
-    sums, counts = sums[counts > 0], counts[counts > 0]
-    if not len(counts):
+    if np.isinf(values).any():
+        raise ValueError(f"{np.isinf(values).sum()} infinite values: losses must be finite, or NaN where not scored")
+    return _ratio(values, np.isfinite(values).astype(float), documents)
+
+
+def difference_interval(one: Losses, other: Losses, documents: Sequence[str] | None = None) -> Interval:
+    """Mean of `one - other`, paired by position, so that what all documents share drops out; as `mean_interval`.
+
+    Raises:
+        ValueError: arrays of other shapes or scored at other positions, or nothing scored.
+    """
+    one, other = np.asarray(one, float), np.asarray(other, float)
+    if one.shape != other.shape or (np.isnan(one) != np.isnan(other)).any():
+        raise ValueError(
+            f"losses {one.shape} ({np.isfinite(one).sum():,} scored) and {other.shape} ({np.isfinite(other).sum():,}):"
+            " a paired difference needs the same positions scored in both"
+        )
+    return mean_interval(one - other, documents)
+
+
+def _ratio(
+    numerator: Float[np.ndarray, "seq position"],
+    denominator: Float[np.ndarray, "seq position"],
+    documents: Sequence[str] | None,
+) -> Interval:
+    """Sum over sum, with its bootstrap interval over documents; positions with a NaN numerator do not count."""
+    if documents is not None and len(documents) != len(numerator):
+        raise ValueError(f"{len(documents)} document ids for {len(numerator)} sequences: give one for each")
+    names = np.arange(len(numerator)) if documents is None else np.unique(np.asarray(documents), return_inverse=True)[1]
+    scored_here = np.isfinite(numerator)
+    counts = np.bincount(names, scored_here.sum(axis=1))
+    sums, parts = (np.bincount(names, np.where(scored_here, x, 0.0).sum(axis=1)) for x in (numerator, denominator))
+    sums, parts = sums[counts > 0], parts[counts > 0]
+    if not len(sums):
         raise ValueError("no scored position: there is nothing to average")
-    mean = float(sums.sum() / counts.sum())
     low = high = np.nan
-    if len(counts) > 1:
+    if len(sums) > 1:
         found = bootstrap(
-            (sums, counts),
+            (sums, parts),
             lambda s, c, axis=-1: s.sum(axis) / c.sum(axis),
             paired=True,
             vectorized=True,
@@ -66,7 +94,7 @@ def mean_interval(values: Float[np.ndarray, "seq position"], documents: Sequence
             rng=np.random.default_rng(0),
         ).confidence_interval
         low, high = float(found.low), float(found.high)
-    return Interval(mean, low, high, int(counts.sum()), len(counts))
+    return Interval(float(sums.sum() / parts.sum()), low, high, int(counts.sum()), len(sums))
 
 
 def verdict(interval: Interval) -> str:
@@ -122,25 +150,43 @@ def at_budget(budgets: np.ndarray, losses: Float[np.ndarray, "k seq position"], 
     """Losses between two budgets of a curve, linearly in loss.
 
     Raises:
-        ValueError: a budget outside the curve.
+        ValueError: budgets that do not ascend, or a budget outside the curve.
     """
+    if (np.diff(budgets) <= 0).any():
+        raise ValueError(f"budgets {budgets.tolist()}: they must ascend")
     if not budgets[0] <= budget <= budgets[-1]:
         raise ValueError(f"budget {budget:.2f}: the curve runs from {budgets[0]} to {budgets[-1]}")
+    if len(budgets) == 1:
+        return losses[0]
     upper = min(int(np.searchsorted(budgets, budget, side="right")), len(budgets) - 1)
     part = (budget - budgets[upper - 1]) / (budgets[upper] - budgets[upper - 1])
     return ((1 - part) * losses[upper - 1] + part * losses[upper]).astype(losses.dtype)
 
 
-def gap_closed(loss_router: Losses, loss_fixed: Losses, loss_best: Losses) -> float:
+def gap_closed(
+    loss_router: Losses, loss_fixed: Losses, loss_best: Losses, documents: Sequence[str] | None = None
+) -> float:
     """`(fixed - router) / (fixed - best)` of the mean losses: 0 is the best fixed route, 1 the oracle.
 
     All three at the router's realised budget (`at_budget`). With the label-free policy as best it is the label-free gap
     closed. NaN where the interval of the denominator contains 0.
     """
-    gap = mean_interval(loss_fixed - loss_best)
+    return gap_interval(loss_router, loss_fixed, loss_best, documents).mean
+
+
+def gap_interval(
+    loss_router: Losses, loss_fixed: Losses, loss_best: Losses, documents: Sequence[str] | None = None
+) -> Interval:
+    """`gap_closed` with its interval: numerator and denominator are drawn together, document by document.
+
+    Mean and bounds are NaN where the interval of the denominator contains 0, or there is one document.
+    """
+    gap = mean_interval(loss_fixed - loss_best, documents)
     if not (gap.low > 0 or gap.high < 0):
-        return float("nan")
-    return float(np.nanmean(loss_fixed - loss_router) / gap.mean)
+        return Interval(np.nan, np.nan, np.nan, gap.positions, gap.documents)
+    return _ratio(
+        np.asarray(loss_fixed - loss_router, float), np.nan_to_num(np.asarray(loss_fixed - loss_best, float)), documents
+    )
 
 
 def scored(routes: Int8[np.ndarray, "*any layer"]) -> Bool[np.ndarray, "*any"]:

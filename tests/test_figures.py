@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -102,3 +104,82 @@ def test_intervals_and_budgets():
     budget = figures.realised_budget(pd.DataFrame({"name": ["r"], "source": ["s"], "asked": [0.3], "realised": [0.4]}))
     titled(budget)
     assert (budget.data[0].x[0], budget.data[0].y[0]) == (0.3, 0.4)
+
+
+def test_a_log_without_holdout_losses_is_drawn_and_says_so():
+    figure = figures.training_curves(pd.DataFrame({"tokens": [10, 20], "loss": [5.0, 4.0]}))
+    titled(figure)
+    assert list(figure.data[0].y) == [5.0, 4.0]
+    assert figure.layout.title.subtitle.text == "this log holds no holdout losses"
+
+
+def test_contexts_of_one_policy_are_told_apart(curves, tokens):
+    other = replace(curves["nll"], context="reference:big", loss_nats=curves["nll"].loss_nats + np.float32(1))
+    summary = frames.curve_summary([curves["nll"], other], tokens)
+    figure = figures.budget_curve(summary, y="loss_nats")
+    lines = {t.name: t for t in figure.data if t.mode == "lines+markers"}
+    assert set(lines) == {"oracle, committed", "oracle, reference:big"}
+    for name, dash, symbol in (("committed", "solid", "circle"), ("reference:big", "dash", "circle-open")):
+        part, line = summary[summary["context"] == name], lines[f"oracle, {name}"]
+        np.testing.assert_allclose(line.y, part["loss_nats"])
+        assert (line.line.dash, line.marker.symbol) == (dash, symbol)
+    bands = [t for t in figure.data if t.fill == "toself"]
+    np.testing.assert_allclose(bands[0].y[:5], summary["high_nats"][:5])
+    assert {band.mode for band in bands} == {"lines"}
+    assert figure.layout.shapes[0].y0 == pytest.approx(summary["loss_nats"].iloc[4], abs=1.1)
+    with pytest.raises(ValueError, match=r"y='bits': allowed are \['perplexity', 'loss_nats'\]"):
+        figures.budget_curve(summary, y="bits")
+
+
+def test_gap_closed_draws_both_gaps_and_counts_what_is_missing():
+    kinds = {"gap_closed": [0.2, np.nan], "label_free_gap_closed": [0.8, 0.9]}
+    ends = {
+        f"{k}{end}": np.array(v) + d for k, v in kinds.items() for end, d in (("", 0), ("_low", -0.1), ("_high", 0.2))
+    }
+    table = pd.DataFrame({"source": "s", "realised_big": [2.0, 4.0], **ends, "positions": 8, "documents": 2})
+    figure = figures.gap_closed(table)
+    titled(figure)
+    for trace, kind in zip(figure.data, kinds):
+        np.testing.assert_allclose(trace.y, kinds[kind])
+        np.testing.assert_allclose(trace.error_y.arrayminus, np.array(kinds[kind]) * 0 + 0.1)
+    assert "1 of 4 points missing" in figure.layout.title.subtitle.text
+
+
+def test_unscored_positions_have_no_colour_and_short_maps_have_letters():
+    routes = np.array([[0, 1], [-1, -1], [2, 2]], np.int8)
+    figure = figures.route_maps([("a", routes)], ["x", "y", "z"], title="t")
+    np.testing.assert_array_equal(figure.data[0].z, [[0, np.nan, 2], [1, np.nan, 2]])
+    np.testing.assert_array_equal(figure.data[0].text, [["-", "", "B"], ["S", "", "B"]])
+    long = figures.route_maps([("a", np.tile(routes, (100, 1)))], ["x"] * 300, title="t")
+    assert long.data[0].text is None
+    assert long.layout.xaxis.range == (-0.5, 63.5)
+    with pytest.raises(ValueError, match="for 2 labels"):
+        figures.route_maps([("a", routes)], ["x", "y"], title="t")
+
+
+def test_names_and_titles_are_text():
+    row = {
+        "name": "<b>n</b>",
+        "source": "<i>s</i>",
+        "mean": 1.0,
+        "low": 0.5,
+        "high": 2.0,
+        "positions": 3,
+        "documents": 2,
+    }
+    figure = figures.intervals(pd.DataFrame([row]), x="nats", title="file:<script>.txt")
+    assert figure.layout.title.text == "file:&lt;script&gt;.txt"
+    assert figure.data[0].name == "&lt;i&gt;s&lt;/i&gt;"
+    assert figure.data[0].y[0] == "&lt;b&gt;n&lt;/b&gt;"
+    assert "<" not in figure.layout.title.subtitle.text
+
+
+def test_tables_that_cannot_be_drawn_are_refused(curves, tokens):
+    summary = frames.curve_summary([curves["nll"]], tokens)
+    with pytest.raises(ValueError, match=r"without \['low_nats'\]"):
+        figures.budget_curve(summary.drop(columns="low_nats"), y="loss_nats")
+    with pytest.raises(ValueError, match="no rows"):
+        figures.policy_bars(summary[:0], title="t")
+    table = frames.token_losses(tokens, {"small": curves["nll"].loss_nats[0]})
+    with pytest.raises(ValueError, match="give the rows of one text"):
+        figures.token_losses(table, title="t")

@@ -1,10 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from duoviz import frames, oracle
-from duoviz.records import Tokens
-from duoviz.routes import Space
+from duoviz import frames, metrics, oracle
+from duoviz.records import Curve, Tokens
+from duoviz.routes import BIG, Space
 
 
 @pytest.fixture(scope="module")
@@ -51,3 +53,37 @@ def test_summaries_gains_and_difficulty_say_what_the_curves_hold(lm, tokens):
     usage = frames.usage(found["nll"].at(2)[1], source="s", panel="p")
     assert usage["share"].mean() == pytest.approx(0.5)
     assert usage["n"].min() == 2
+
+
+def test_gaps_interpolate_to_the_realised_budget(lm, tokens):
+    found = oracle.survey(lm, tokens)
+    curves = {"oracle": found["nll"], "label-free": found["expected"]}
+    fixed = replace(found["nll"], name="fixed", loss_nats=found["nll"].loss_nats + np.float32(0.5))
+    one, other = fixed.at(1), fixed.at(2)
+    routes = np.where(np.arange(3)[:, None, None] == 0, one[1], other[1])
+    router = Curve("router", "own", np.array([2]), (one[0] + other[0])[None] / 2, routes[None])
+    row = frames.gaps(router, {**curves, "fixed": fixed}, tokens).iloc[0]
+    real = (routes[tokens.scored] == BIG).sum() / tokens.scored.sum()
+    assert row["realised_big"] == pytest.approx(real)
+    best = metrics.at_budget(fixed.budgets, found["nll"].loss_nats, real)
+    assert row["regret_nats"] == pytest.approx(np.nanmean(router.loss_nats[0] - best), abs=1e-6)
+    assert row["gap_closed"] == pytest.approx(1 - row["regret_nats"] / 0.5, abs=1e-5)
+    assert row["over_fixed_nats"] == pytest.approx(0.5 - row["regret_nats"], abs=1e-5)
+    assert row["asked"] == 2
+    with pytest.raises(ValueError, match=r"\['fixed'\] are needed too"):
+        frames.gaps(router, curves, tokens)
+
+
+def test_tidy_puts_the_texts_beside_the_routes(lm, tokens):
+    curve = oracle.by_budget(lm, tokens, choices="-B")
+    table = frames.tidy(frames.curve(curve, tokens), tokens)
+    assert len(table) == 5 * tokens.scored.sum()
+    assert (table["big"] == table["budget"]).all()
+    assert (table["big"] + table["skip"] == 4).all()
+    row = table[(table["budget"] == 3) & (table["seq"] == 1) & (table["position"] == 2)].iloc[0]
+    assert row["target_id"] == tokens.ids[1, 3]
+    assert row["document"] == "b"
+    assert row["loss_nats"] == curve.at(3)[0][1, 2]
+    equal(curve, frames.curve_from_frame(table, tokens))
+    with pytest.raises(ValueError, match="it belongs to other texts"):
+        frames.tidy(frames.curve(curve, tokens).assign(position=lambda t: t["position"] + 100), tokens)

@@ -71,3 +71,43 @@ def test_shares_and_agreement():
     other = routes.copy()
     other[0, 0, 0] = 1
     assert metrics.agreement(routes, other) == pytest.approx(5 / 6)
+
+
+def test_a_paired_difference_is_tighter_than_its_parts():
+    draw = np.random.default_rng(1)
+    one = draw.normal(size=(12, 1)) * 3 + draw.normal(size=(12, 6))
+    other = one - 0.2 + 0.01 * draw.normal(size=one.shape)
+    found, alone = metrics.difference_interval(one, other), metrics.mean_interval(one)
+    assert found.mean == pytest.approx((one - other).mean())
+    assert found.low > 0
+    assert found.high - found.low < 0.05 * (alone.high - alone.low)
+    hole = other.copy()
+    hole[0, 0] = np.nan
+    with pytest.raises(ValueError, match=r"72 scored.*71.*same positions"):
+        metrics.difference_interval(one, hole)
+
+
+def test_the_interval_of_a_gap_holds_its_ratio():
+    draw = np.random.default_rng(2)
+    fixed = draw.normal(4, 1, (20, 5))
+    fixed[3, 2:] = np.nan
+    best, learned = fixed - draw.uniform(0.5, 1.5, fixed.shape), fixed - draw.uniform(0, 0.4, fixed.shape)
+    found = metrics.gap_interval(learned, fixed, best)
+    assert found.mean == pytest.approx(np.nansum(fixed - learned) / np.nansum(fixed - best))
+    assert found.low < found.mean < found.high
+    assert (found.positions, found.documents) == (97, 20)
+    assert metrics.gap_closed(learned, fixed, best) == found.mean
+    assert metrics.gap_interval(best, fixed, best).low == pytest.approx(1)
+    assert metrics.gap_interval(fixed, fixed, best).high == pytest.approx(0)
+    assert np.isnan(metrics.gap_closed(learned, fixed, best, ["one"] * 20))
+
+
+def test_bad_values_are_named():
+    with pytest.raises(ValueError, match="1 infinite values"):
+        metrics.mean_interval(np.array([[1.0, np.inf]]))
+    with pytest.raises(ValueError, match="1 document ids for 2 sequences"):
+        metrics.mean_interval(np.zeros((2, 2)), ["a"])
+    losses = np.zeros((2, 1, 1))
+    with pytest.raises(ValueError, match="they must ascend"):
+        metrics.at_budget(np.array([2, 0]), losses, 1.0)
+    np.testing.assert_array_equal(metrics.at_budget(np.array([2]), losses[:1] + 3, 2.0), [[3.0]])

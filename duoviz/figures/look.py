@@ -1,0 +1,81 @@
+"""What all figures share: the house's look, panels, notes, and the check that a table can be drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from .. import style
+
+NAMES = {"null": "null control (sampled targets)", "random-100": "best of 100 random", "fixed": "best fixed route"}
+SOURCES = (("circle", "#D55E00"), ("square", "#0072B2"), ("diamond", "#009E73"), ("cross", "#CC79A7"))
+"""Mark and colour of the first, second, ... source where a figure tells sources, not policies, apart."""
+
+
+def needed(table: pd.DataFrame, columns: Iterable[str]) -> None:
+    """That a table has rows and the columns a figure draws.
+
+    Raises:
+        ValueError: if not, with what it has.
+    """
+    missing = [column for column in columns if column not in table]
+    if missing:
+        raise ValueError(f"a table without {missing}: this figure draws {list(columns)}, the table has {list(table)}")
+    if not len(table):
+        raise ValueError(f"a table of no rows: there is nothing to draw of {list(columns)}")
+
+
+def finish(figure: go.Figure, *, title: str, note: str = "", height: int = 420) -> go.Figure:
+    """Title with a note below it, transparent background, grey inks; room above for the titles of panels."""
+    subtitle = {"text": style.escape(note), "font": {"size": 12}} if note else None
+    figure.update_layout(
+        title={
+            "text": style.escape(title),
+            "subtitle": subtitle,
+            "x": 0.0,
+            "xref": "paper",
+            "y": 1.0,
+            "yref": "container",
+            "yanchor": "top",
+            "pad": {"t": 16},
+            "font": {"size": 16},
+        },
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"family": "Helvetica, Arial, sans-serif", "size": 13, "color": style.INK},
+        height=height,
+        margin={"l": 70, "r": 20, "t": 96, "b": 60},
+        legend={"orientation": "v"},
+        hoverlabel={"font": {"family": "monospace"}},
+    )
+    axes = {"gridcolor": style.LINE, "zerolinecolor": style.LINE, "linecolor": style.LINE, "title_font_size": 14}
+    figure.update_xaxes(**axes)
+    figure.update_yaxes(**axes)
+    return figure.update_annotations(font={"size": 13})
+
+
+def counted(table: pd.DataFrame) -> str:
+    """How much a summary rests on."""
+    parts = table[["source", "documents", "positions"]].drop_duplicates("source")
+    return "; ".join(f"{r.source}: {r.documents} documents, {r.positions:,} positions" for r in parts.itertuples())
+
+
+def panels(titles: Sequence[str], *, rows: int = 1, cols: int | None = None, **options: Any) -> go.Figure:
+    """Panels with their titles, side by side unless `rows` says otherwise."""
+    shape = {"rows": rows, "cols": cols or len(titles)}
+    return make_subplots(**shape, subplot_titles=[style.escape(title) for title in titles], **options)
+
+
+def policy_name(policy: str) -> str:
+    """A policy's name in a legend, escaped."""
+    return style.escape(NAMES.get(policy, policy))
+
+
+def errors(part: pd.DataFrame, mean: str, low: str, high: str, *, colour: str | None = None) -> dict[str, Any]:
+    """Error bars from a mean and its bounds."""
+    bars = {"array": part[high] - part[mean], "arrayminus": part[mean] - part[low]}
+    return bars | ({"color": colour} if colour else {})
