@@ -5,10 +5,12 @@ READY := .venv/.ready
 report: $(READY)  ## every notebook, headlessly -> runs/report/index.html (FRESH=1 recomputes shipped results)
 	$(BIN)/python -m duoviz report $(if $(FRESH),--fresh)
 
-test: $(READY)  ## lint, types and the whole test suite
+lint: $(READY)  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+test: lint  ## lint and the whole test suite
 	$(BIN)/python -m pytest
 	$(BIN)/python -m pytest --nbval-lax --nbval-current-env notebooks
 
@@ -21,4 +23,4 @@ $(READY): requirements.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	touch $(READY)
 
-.PHONY: report test lab
+.PHONY: report lint test lab
