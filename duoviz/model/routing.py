@@ -157,6 +157,7 @@ class LearnedRoutes:
         return mixed
 
     def at_layer_end(self, layer: int, before: Tensor, after: Tensor) -> Tensor:
+        self.logits[layer] = self.logits[layer].reshape(*before.shape[:-1], -1)  # some families flatten the tokens
         if self.skip_scope == "ffn" or self._skipped is None:
             return after
         skipped = self._skipped.reshape(*before.shape[:-1], 1)
@@ -167,5 +168,5 @@ class LearnedRoutes:
         return after - skipped * attended
 
     def stacked_logits(self) -> Tensor:
-        """Logits of all layers: float `[*token, layer, choice]`."""
+        """Logits of all layers: float `[batch, token, layer, choice]`."""
         return torch.stack([self.logits[layer] for layer in sorted(self.logits)], dim=-2)
