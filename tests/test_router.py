@@ -1,10 +1,15 @@
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from conftest import tiny_model
 
-from duoviz import router
+from duoviz import model, router
+from duoviz.model.routing import LearnedRoutes
 from duoviz.router import Mixture, Router, Stage3
+from duoviz.router import training as training_
 from duoviz.routes import BIG, SKIP, SMALL
 
 MIXTURES = [Mixture(0.25, 0.75), Mixture(0.5, 0.0, 0.5), Mixture(0.5, 0.3, 0.2)]
@@ -25,6 +30,32 @@ def test_routes_taken_replay_to_the_same_losses(scope, mixture, ids):
     routes, losses = made(lm, mixture).run(lm, ids)
     assert len(np.unique(routes)) == len(mixture.choices)
     np.testing.assert_allclose(lm.score(ids, routes), losses, atol=1e-5)
+
+
+def test_unscored_positions_have_no_route_and_no_loss(lm, ids):
+    tokens = model.language_model.Tokens.of(ids)
+    tokens.scored[1, 5:] = False
+    learned = made(lm)
+    routes, losses = learned.run(lm, tokens)
+    np.testing.assert_array_equal((routes == -1).all(-1), ~tokens.scored)
+    np.testing.assert_array_equal(np.isnan(losses), ~tokens.scored)
+    np.testing.assert_array_equal(learned.routes(lm, tokens), routes)
+    np.testing.assert_array_equal(learned.losses(lm, tokens), losses)
+    kept = routes[tokens.scored]
+    shares = router.realised(routes)
+    assert shares == pytest.approx(
+        {"big": (kept == BIG).mean(), "small": (kept == SMALL).mean(), "skip": (kept == SKIP).mean()}
+    )
+    assert sum(shares.values()) == pytest.approx(1)
+
+
+def test_logits_keep_batch_and_token_where_a_family_flattens_them():
+    lm = tiny_model(layers=1)
+    learned = Router(1, 32, MIXTURES[2]).eval()
+    ffn, x = lm.model.decoder_layers[0].duo_ffn, torch.randn(2, 3, 32)
+    routing = LearnedRoutes(learned, skip_scope="ffn", soft=False)
+    routing.at_layer_end(0, x, routing.at_ffn(ffn, 0, x.reshape(6, 32)).reshape(2, 3, 32))
+    torch.testing.assert_close(routing.stacked_logits()[:, :, 0], learned.logits(0, x))
 
 
 @pytest.mark.parametrize("scope", ["ffn", "block"])
@@ -67,38 +98,109 @@ def test_training_meets_the_budget_and_leaves_the_backbone_alone(mixture):
     lm = tiny_model()
     before = lm.fingerprint
     rows = np.random.default_rng(0).integers(0, 61, (16, 16))
-    plan = Stage3(mixture, tokens=16 * 8 * 120, rows=8, learning_rate=1e-2)
+    plan = Stage3(mixture, tokens=16 * 8 * 120, rows=8)
     learned, log = router.train(lm, rows, plan)
-    assert tiny_model().fingerprint == before
-    assert {k: v for k, v in lm.model.named_parameters() if not v.requires_grad} == {}
-    assert log["share_big"].iloc[-1] == pytest.approx(mixture.big, abs=0.04)
-    assert log["beta"].iloc[-1] == pytest.approx(plan.beta_end)
-    router.calibrate(learned, lm, rows)
-    shares = router.realised(learned.routes(lm, rows))
+    assert model.LanguageModel(lm.model).fingerprint == before == learned.facts["model"]
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in lm.model.parameters())
+    assert not torch.equal(learned.weight, Router(4, 32, mixture).weight)
     for name in ("big", "small", "skip"):
-        assert shares[name] == pytest.approx(getattr(mixture, name), abs=0.01)
+        assert log[f"share_{name}"].iloc[-1] == pytest.approx(getattr(mixture, name), abs=0.02)
+    assert log["beta"].iloc[[0, -1]].tolist() == pytest.approx([plan.beta_start, plan.beta_end])
+
+
+def test_training_lowers_the_loss_it_is_given():
+    """Without a budget to hold, the router must find routes of lower cross-entropy than where it started."""
+    rows = np.random.default_rng(0).integers(0, 61, (8, 16))
+    _, log = router.train(tiny_model(), rows, Stage3(MIXTURES[2], tokens=16 * 8 * 60, alpha=0.0))
+    assert log["loss_nats"].iloc[-1] < log["loss_nats"].iloc[0] - 0.1
+
+
+@pytest.mark.parametrize("mixture", MIXTURES)
+@pytest.mark.parametrize("scope", ["ffn", "block"])
+def test_calibration_meets_the_budget_to_a_few_decisions(mixture, scope):
+    lm = tiny_model(skip_scope=scope)
+    rows = np.random.default_rng(1).integers(0, 61, (16, 32))
+    learned = router.calibrate(made(lm, mixture), lm, rows)
+    routes = learned.routes(lm, rows)
+    shares = router.realised(routes)
+    decisions = 1 if len(mixture.choices) == 2 else 5  # two offsets meet jumps: one choice changes later inputs
+    for name in ("big", "small", "skip"):
+        assert shares[name] == pytest.approx(getattr(mixture, name), abs=1.01 * decisions / routes.size)
     assert learned.facts["calibrated"] == shares
+    assert learned.offset[0] == 0
 
 
-def test_training_interrupted_and_resumed_is_bit_equal(tmp_path, monkeypatch):
-    lm, rows = tiny_model(), np.random.default_rng(0).integers(0, 61, (16, 16))
-    plan = Stage3(MIXTURES[2], tokens=16 * 4 * 12, rows=4, save_every=5)
-    whole, log = router.train(lm, rows, plan)
-    step = router._step
+def test_a_backbone_that_trains_is_remembered_anew(ids):
+    lm = tiny_model()
+    before, losses = lm.fingerprint, lm.score(ids, "BBBB")
+    learned, _ = router.train(lm, ids, Stage3(MIXTURES[0], tokens=12 * 3 * 5, rows=3, train_backbone=True))
+    fresh = model.LanguageModel(lm.model)
+    assert lm.fingerprint == fresh.fingerprint == learned.facts["model"] != before
+    np.testing.assert_array_equal(lm.score(ids, "BBBB"), fresh.score(ids, "BBBB"))
+    assert np.abs(lm.score(ids, "BBBB") - losses).max() > 1e-3
+
+
+def interrupted(monkeypatch, path, plan, lm, rows):
+    """Training that is killed in its ninth step."""
+    step = training_._step
 
     def killed(*args):
         if args[-1] == 8:
             raise KeyboardInterrupt
         return step(*args)
 
-    monkeypatch.setattr(router, "_step", killed)
-    with pytest.raises(KeyboardInterrupt):
-        router.train(lm, rows, plan, checkpoint=tmp_path / "state.pt")
-    monkeypatch.setattr(router, "_step", step)
-    resumed, relog = router.train(lm, rows, plan, checkpoint=tmp_path / "state.pt")
+    with monkeypatch.context() as patch:
+        patch.setattr(training_, "_step", killed)
+        with pytest.raises(KeyboardInterrupt):
+            router.train(lm, rows, plan, checkpoint=path)
+
+
+@pytest.mark.parametrize("backbone", [False, True])
+def test_training_interrupted_and_resumed_is_bit_equal(tmp_path, monkeypatch, backbone):
+    rows = np.random.default_rng(0).integers(0, 61, (16, 16))
+    plan = Stage3(MIXTURES[2], tokens=16 * 4 * 12, rows=4, save_every=5, train_backbone=backbone)
+    first, second = tiny_model(), tiny_model()
+    whole, log = router.train(first, rows, plan)
+    interrupted(monkeypatch, tmp_path / "state.pt", plan, second, rows)
+    assert (tmp_path / "state.pt").is_file()
+    resumed, relog = router.train(second, rows, plan, checkpoint=tmp_path / "state.pt")
     assert torch.equal(whole.weight, resumed.weight)
+    assert first.fingerprint == second.fingerprint
     assert log.equals(relog)
     assert not list(tmp_path.iterdir())
+
+
+def test_checkpoints_that_do_not_fit_are_named(tmp_path, monkeypatch):
+    lm, rows = tiny_model(), np.random.default_rng(0).integers(0, 61, (16, 16))
+    plan, path = Stage3(MIXTURES[2], tokens=16 * 4 * 12, rows=4, save_every=5), tmp_path / "state.pt"
+    interrupted(monkeypatch, path, plan, lm, rows)
+    with pytest.raises(ValueError, match=r"of another training, \(kept, asked\) = \{'alpha': \(30.0, 3.0\)\}"):
+        router.train(lm, rows, replace(plan, alpha=3.0), checkpoint=path)
+    with pytest.raises(ValueError, match=r"of another training, .*'model'"):
+        router.train(tiny_model(seed=3), rows, plan, checkpoint=path)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"state\.pt is damaged"):
+        router.train(lm, rows, plan, checkpoint=path)
+
+
+def test_bad_rows_and_plans_are_refused_before_training(lm, ids):
+    plan = Stage3(MIXTURES[0])
+    with pytest.raises(ValueError, match=r"the model's vocabulary has ids 0\.\.60"):
+        router.train(lm, ids + 50, plan)
+    with pytest.raises(ValueError, match="the model's context is 48"):
+        router.train(lm, np.zeros((2, 49), np.int64), plan)
+    with pytest.raises(ValueError, match="at least one sequence"):
+        router.train(lm, ids[:0], plan)
+    dense = model.LanguageModel(lm.model, choices="-B")
+    with pytest.raises(ValueError, match=r"a router that chooses \['S'\]: this model has only '-B'"):
+        router.train(dense, ids, plan)
+    for wrong, said in (
+        ({"tokens": 0}, "tokens 0"),
+        ({"alpha": -1.0}, "alpha -1"),
+        ({"beta_end": 0.5}, "must not fall"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            Stage3(MIXTURES[0], **wrong)
 
 
 def test_gradient_checkpointing_gives_the_same_router_gradients(ids):
@@ -116,7 +218,9 @@ def test_gradient_checkpointing_gives_the_same_router_gradients(ids):
     assert found[0].abs().max() > 0
 
 
-def test_generate_with_a_router_is_the_same_with_and_without_cache(lm, ids):
+@pytest.mark.parametrize("scope", ["ffn", "block"])
+def test_generate_with_a_router_is_the_same_with_and_without_cache(scope, ids):
+    lm = tiny_model(skip_scope=scope)
     prompt, learned = torch.from_numpy(ids), made(lm)
     texts = [
         lm.model.generate(
@@ -141,6 +245,13 @@ def test_save_and_load(lm, ids, tmp_path):
     again = router.load(tmp_path / "r")
     np.testing.assert_array_equal(again.routes(lm, ids), learned.routes(lm, ids))
     assert again.choices == (SKIP, SMALL, BIG)
+    assert {name: again.facts[name] for name in ("choices", "layers", "hidden", "offset")} == {
+        "choices": "-SB",
+        "layers": 4,
+        "hidden": 32,
+        "offset": [0.0, 0.5, 0.0],
+    }
+    assert sorted(path.name for path in (tmp_path / "r").iterdir()) == ["router.json", "router.safetensors"]
     with pytest.raises(ValueError, match=f"a router of model {lm.fingerprint}: this model is"):
         again.routes(tiny_model(seed=5), ids)
     with pytest.raises(ValueError, match="a router for 4 layers of width 32: the model has 3"):
@@ -156,7 +267,41 @@ def test_missing_and_damaged_routers_are_named(lm, tmp_path):
         router.load(tmp_path / "r")
 
 
-@pytest.mark.parametrize("shares", [(0.5, 0.6, 0.0), (1.2, -0.2, 0.0), (1.0, 0.0, 0.0)])
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({"mixture": {"big": 0.5, "small": 0.3, "skip": 0.3}}, "give shares that sum to 1"),
+        ({"mixture": {"big": 0.5, "small": 0.5}}, "size mismatch"),
+        ({"choices": "?B"}, r"router.json says \{'choices': '\?B'\}"),
+        ({"layers": 12}, r"router.json says \{'layers': 12\}"),
+    ],
+)
+def test_facts_that_do_not_fit_the_weights_are_named(lm, tmp_path, facts, said):
+    router.save(made(lm), tmp_path / "r")
+    path = tmp_path / "r" / "router.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **facts}))
+    with pytest.raises(ValueError, match=rf"(?s)r is damaged: .*{said}"):
+        router.load(tmp_path / "r")
+
+
+def test_weights_that_are_not_numbers_are_refused(lm, tmp_path):
+    learned = made(lm)
+    with torch.no_grad():
+        learned.weight[0, 0, 0] = torch.nan
+    router.save(learned, tmp_path / "r")
+    with pytest.raises(ValueError, match=r"\['weight'\] hold NaN"):
+        router.load(tmp_path / "r")
+
+
+def test_mixture_of_a_budget():
+    assert Mixture.from_budget(4, 12) == Mixture(4 / 12, 8 / 12)
+    assert Mixture.from_budget(4, 12).letters == "SB"
+    for big in (0, 12):
+        with pytest.raises(ValueError, match=rf"budget {big} of 12 layers .* ask for 1\.\.11"):
+            Mixture.from_budget(big, 12)
+
+
+@pytest.mark.parametrize("shares", [(0.5, 0.6, 0.0), (1.2, -0.2, 0.0), (1.0, 0.0, 0.0), (float("nan"), 0.5, 0.5)])
 def test_impossible_mixtures_are_refused(shares):
     with pytest.raises(ValueError, match="mixture big, small, skip"):
         Mixture(*shares)

@@ -1,0 +1,127 @@
+"""Routers on disk: the saved router and the checkpoint of one that is training."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from .linear import Mixture, Router
+
+Log = list[dict[str, float | int]]
+"""One record per step."""
+
+
+def save(router: Router, folder: Path | str) -> None:
+    """Write `router.safetensors` and, with how it was made and what it realises, `router.json`."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    layers, _, hidden = router.weight.shape
+    facts = {
+        **router.facts,
+        "mixture": asdict(router.mixture),
+        "choices": router.mixture.letters,
+        "layers": layers,
+        "hidden": hidden,
+        "beta": float(router.beta),
+        "offset": router.offset.tolist(),
+    }
+    weights = {name: tensor.contiguous() for name, tensor in router.state_dict().items()}
+    _replace(folder / "router.safetensors", lambda partial: save_file(weights, partial))
+    _replace(folder / "router.json", lambda partial: partial.write_text(json.dumps(facts, indent=1) + "\n"))
+
+
+def load(folder: Path | str) -> Router:
+    """A saved router, in evaluation mode.
+
+    Raises:
+        FileNotFoundError: no router in the folder.
+        ValueError: a damaged file, facts that do not fit the weights, or weights that are NaN or infinite; named.
+    """
+    folder = Path(folder)
+    for name in ("router.json", "router.safetensors"):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"router {folder}: there is no {name}")
+    try:
+        facts = json.loads((folder / "router.json").read_text())
+        state = load_file(folder / "router.safetensors")
+        layers, _, hidden = state["weight"].shape
+        router = Router(layers, hidden, Mixture(**facts["mixture"]))
+        router.load_state_dict(state)
+        made = {"choices": router.mixture.letters, "layers": layers, "hidden": hidden}
+        if wrong := {name: facts[name] for name in made if facts.get(name, made[name]) != made[name]}:
+            raise ValueError(f"router.json says {wrong}, the mixture and the weights say {made}")
+        if unsound := sorted(name for name, tensor in state.items() if not torch.isfinite(tensor).all().item()):
+            raise ValueError(f"{unsound} hold NaN or infinity")
+    except (ValueError, SafetensorError, KeyError, TypeError, RuntimeError) as error:
+        raise ValueError(f"router {folder} is damaged: {error}; train it again") from error
+    router.facts = facts
+    return router.eval()
+
+
+class Checkpoint:
+    """The file a killed training resumes from.
+
+    Args:
+        path: the file; with None nothing is kept.
+        training: all that must be the same when it resumes.
+        backbone: the model, if it trains too.
+    """
+
+    def __init__(self, path: Path | None, training: dict[str, Any], *, backbone: nn.Module | None) -> None:
+        self.path, self.training, self.backbone = path, training, backbone
+
+    def write(self, router: Router, optimizer: torch.optim.Optimizer, log: Log) -> None:
+        """Keep the state of now in place of what is kept."""
+        if self.path is None:
+            return
+        state = {
+            "training": self.training,
+            "router": router.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "log": log,
+        }
+        if self.backbone is not None:
+            state["model"] = self.backbone.state_dict()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        _replace(self.path, lambda partial: torch.save(state, partial))
+
+    def read(self, router: Router, optimizer: torch.optim.Optimizer) -> Log:
+        """Set everything to the state kept; returns the log until then, empty where there is no file.
+
+        Raises:
+            ValueError: a damaged file, or one of another training.
+        """
+        if self.path is None or not self.path.is_file():
+            return []
+        try:
+            state = torch.load(self.path, weights_only=True)
+        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            raise ValueError(f"checkpoint {self.path} is damaged ({error}): delete it to start again") from error
+        kept = state.get("training", {})
+        differ = {k: (kept.get(k), asked) for k, asked in self.training.items() if kept.get(k) != asked}
+        if differ:
+            raise ValueError(
+                f"checkpoint {self.path} is of another training, (kept, asked) = {differ}: ask for the same, or delete it"
+            )
+        router.load_state_dict(state["router"])
+        optimizer.load_state_dict(state["optimizer"])
+        if self.backbone is not None:
+            self.backbone.load_state_dict(state["model"])
+        return state["log"]
+
+
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file so that it is there whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    write(partial)
+    os.replace(partial, path)

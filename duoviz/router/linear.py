@@ -1,0 +1,158 @@
+"""What a router is: the mixture it is made for, one linear layer per transformer layer, the routes it takes.
+
+Paper: arXiv 2410.10846, section 2, stage 3.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Int, Int8
+from torch import Tensor, nn
+
+from ..model import LanguageModel
+from ..records import Tokens
+from ..routes import BIG, LETTERS, SKIP, SMALL
+
+NAMES = {"big": BIG, "small": SMALL, "skip": SKIP}
+"""The names of the choices, as in columns and files."""
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """The budget of a router: shares of tokens and layers for each choice.
+
+    Raises:
+        ValueError: shares that are negative or do not sum to 1, or that leave nothing to choose.
+    """
+
+    big: float
+    small: float = 0.0
+    skip: float = 0.0
+
+    def __post_init__(self) -> None:
+        shares = (self.big, self.small, self.skip)
+        if not (min(shares) >= 0 and abs(sum(shares) - 1) <= 1e-6):  # so that NaN fails too
+            raise ValueError(f"mixture big, small, skip = {shares}: give shares that sum to 1")
+        if len(self.choices) < 2:
+            raise ValueError(f"mixture big, small, skip = {shares}: a router needs at least two choices with a share")
+
+    @classmethod
+    def from_budget(cls, big: int, layers: int) -> Mixture:
+        """`big` of so many layers big on average, the others small.
+
+        Raises:
+            ValueError: a budget that leaves nothing to choose.
+        """
+        if not 0 < big < layers:
+            raise ValueError(f"budget {big} of {layers} layers leaves nothing to choose: ask for 1..{layers - 1}")
+        return cls(big / layers, (layers - big) / layers)
+
+    @property
+    def choices(self) -> tuple[int, ...]:
+        """The choices that have a share, ascending."""
+        return tuple(choice for choice in (SKIP, SMALL, BIG) if self.share(choice) > 0)
+
+    @property
+    def letters(self) -> str:
+        """The choices as letters, for example `"SB"`."""
+        return "".join(LETTERS[choice] for choice in self.choices)
+
+    def share(self, choice: int) -> float:
+        """The share of one choice."""
+        return (self.skip, self.small, self.big)[choice]
+
+
+class Router(nn.Module):
+    """A linear router for every layer.
+
+    Args:
+        layers: transformer layers.
+        hidden: width of the FFN's input.
+        mixture: the budget; its choices are the columns of the logits.
+        seed: of the initial weights.
+
+    Attributes:
+        beta: sharpness of the soft mixture; a buffer that training raises.
+        offset: float32 `[choice]`, added to the logits before the best is taken: `calibrate` sets it so that a budget is
+            met exactly; zero before.
+        facts: how it was made; written beside the weights.
+    """
+
+    beta: Tensor
+    offset: Tensor
+
+    def __init__(self, layers: int, hidden: int, mixture: Mixture, *, seed: int = 0) -> None:
+        super().__init__()
+        draw = torch.Generator().manual_seed(seed)
+        choices = len(mixture.choices)
+        self.mixture, self.choices = mixture, mixture.choices
+        self.weight = nn.Parameter(torch.randn(layers, choices, hidden, generator=draw) * 0.02)
+        self.bias = nn.Parameter(torch.zeros(layers, choices))
+        self.register_buffer("beta", torch.tensor(1.0))
+        self.register_buffer("offset", torch.zeros(choices))
+        self.facts: dict[str, Any] = {}
+
+    def logits(self, layer: int, x: Float[Tensor, "*token hidden"]) -> Float[Tensor, "*token choice"]:
+        """Logits of one layer, float32, before `beta` and `offset`."""
+        return nn.functional.linear(x.float(), self.weight[layer], self.bias[layer])
+
+    def choose(self, logits: Float[Tensor, "*any choice"]) -> Int[Tensor, "*any"]:
+        """The choice with the largest logit, `offset` added."""
+        return torch.tensor(self.choices, device=logits.device)[(logits + self.offset).argmax(-1)]
+
+    @torch.no_grad()
+    def run(
+        self, lm: LanguageModel, tokens: Tokens | np.ndarray, *, batch_size: int = 8
+    ) -> tuple[Int8[np.ndarray, "seq position layer"], Float32[np.ndarray, "seq position"]]:
+        """Routes taken in one ordinary forward pass, and its losses in nats; -1 and NaN where not scored.
+
+        Raises:
+            ValueError: a router of another model, bad token ids or lengths, or NaN among the losses.
+        """
+        self.check(lm)
+        tokens, was_training = lm.check(tokens), self.training
+        self.eval().to(lm.device)
+        routes, losses = [], []
+        try:
+            for start in range(0, len(tokens), batch_size):
+                part = tokens[start : start + batch_size]
+                hidden, logits = lm.hidden_and_logits(part, self)
+                routes.append(self.choose(logits)[:, :-1].to(torch.int8).cpu().numpy())
+                losses.append(lm.losses(hidden, part))
+        finally:
+            self.train(was_training)
+        chosen = np.concatenate(routes)
+        chosen[~tokens.scored] = -1
+        return chosen, np.concatenate(losses)
+
+    def routes(self, lm: LanguageModel, tokens: Tokens | np.ndarray) -> Int8[np.ndarray, "seq position layer"]:
+        """The routes this router takes, as in `run`."""
+        return self.run(lm, tokens)[0]
+
+    def losses(self, lm: LanguageModel, tokens: Tokens | np.ndarray) -> Float32[np.ndarray, "seq position"]:
+        """The losses in nats under those routes, as in `run`."""
+        return self.run(lm, tokens)[1]
+
+    def check(self, lm: LanguageModel) -> None:
+        """That the router can be used with the model.
+
+        Raises:
+            ValueError: another shape, a choice that the model does not have, or a router made for another model.
+        """
+        layers, _, hidden = self.weight.shape
+        if (layers, hidden) != (lm.layers, lm.model.config.hidden_size):
+            raise ValueError(
+                f"a router for {layers} layers of width {hidden}: the model has {lm.layers} of"
+                f" {lm.model.config.hidden_size}; it belongs to another model"
+            )
+        if missing := sorted(set(self.mixture.letters) - set(lm.choices)):
+            raise ValueError(
+                f"a router that chooses {missing}: this model has only {lm.choices!r} (a dense model has no small FFN)"
+            )
+        made_for = self.facts.get("model")
+        if made_for not in (None, lm.fingerprint):
+            raise ValueError(f"a router of model {made_for}: this model is {lm.fingerprint}; train one for it")

@@ -1,0 +1,171 @@
+"""How a router is trained: cross-entropy of the soft mixture and a budget loss.
+
+Paper: arXiv 2410.10846, section 2, stage 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Integer
+from torch import Tensor
+
+from ..model import LanguageModel
+from .files import Checkpoint
+from .linear import NAMES, Mixture, Router
+
+
+@dataclass(frozen=True)
+class Stage3:
+    """How a router is trained.
+
+    Attributes:
+        mixture: the budget.
+        tokens: training tokens.
+        rows: sequences of a step.
+        learning_rate: of AdamW for the router, constant.
+        alpha: weight of the budget loss against the cross-entropy in nats. Measured on a random tiny model, 120 steps, one seed,
+            three mixtures: at 10 the soft share ends up to 0.07 off the budget, at 30 up to 0.008, at 100 no closer, and the
+            cross-entropy is higher the larger it is.
+        beta_start, beta_end: sharpness of the soft mixture, raised geometrically.
+        train_backbone: also train the model, at a tenth of the learning rate.
+        save_every: steps between checkpoints, if there is a folder for them.
+        seed: of the initial router.
+
+    Raises:
+        ValueError: a number that is not above 0, a negative alpha, or a beta that falls.
+    """
+
+    mixture: Mixture
+    tokens: int = 1_000_000
+    rows: int = 8
+    learning_rate: float = 3e-3
+    alpha: float = 30.0
+    beta_start: float = 1.0
+    beta_end: float = 10.0
+    train_backbone: bool = False
+    save_every: int = 100
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("tokens", "rows", "learning_rate", "beta_start", "save_every"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} {getattr(self, name)}: give a number above 0")
+        if not self.alpha >= 0:
+            raise ValueError(f"alpha {self.alpha}: give 0 (no budget) or more")
+        if not self.beta_end >= self.beta_start:
+            raise ValueError(f"beta from {self.beta_start} to {self.beta_end}: it must not fall")
+
+
+def budget_loss(
+    probabilities: Float[Tensor, "seq token layer choice"], mixture: Mixture
+) -> tuple[Float[Tensor, ""], Float[Tensor, " choice"]]:
+    """Squared distance of a sequence's mean probabilities from the budget, averaged over the batch; and the mean shares.
+
+    With two choices one share says all, and its square alone is taken; with three the squares are summed.
+
+    Paper: arXiv 2410.10846, section 2, stage 3. Differs: per sequence, see `duoviz.router`.
+    """
+    means = probabilities.mean((1, 2))
+    asked = means.new_tensor([mixture.share(choice) for choice in mixture.choices])
+    squares = (means - asked) ** 2
+    per_sequence = squares[:, -1] if len(mixture.choices) == 2 else squares.sum(-1)
+    return per_sequence.mean(), means.mean(0).detach()
+
+
+def train(
+    lm: LanguageModel, rows: Integer[np.ndarray, "row token"], plan: Stage3, *, checkpoint: Path | None = None
+) -> tuple[Router, pd.DataFrame]:
+    """Train a router; returns it, in evaluation mode, with its log.
+
+    Args:
+        lm: the model; unchanged unless the plan trains the backbone.
+        rows: training rows, taken in order from the first, and again.
+        plan: what to do.
+        checkpoint: a file that training resumes from, if it is there; removed when training ends.
+
+    Returns:
+        The router, and a table: step, tokens, loss_nats, budget_loss, beta and share_<choice> (of the soft mixture).
+
+    Raises:
+        ValueError: bad rows, a mixture of choices the model does not have, a checkpoint that is damaged or of another
+            training, or a loss that is NaN.
+    """
+    lm.check(rows[:1])
+    lm.check(np.array([[rows.min(), rows.max()]]))  # all ids, without a copy of the rows
+    router = Router(lm.layers, lm.model.config.hidden_size, plan.mixture, seed=plan.seed).to(lm.device).train()
+    router.check(lm)
+    steps = max(1, plan.tokens // (plan.rows * rows.shape[1]))
+    groups: list[dict[str, Any]] = [{"params": list(router.parameters()), "lr": plan.learning_rate}]
+    if plan.train_backbone:
+        groups.append({"params": list(lm.model.parameters()), "lr": plan.learning_rate / 10})
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
+    state = Checkpoint(checkpoint, _identity(lm, rows, plan), backbone=lm.model if plan.train_backbone else None)
+    with _backbone(lm, frozen=not plan.train_backbone):
+        log = state.read(router, optimizer)
+        for step in range(len(log), steps):
+            router.beta.fill_(plan.beta_start * (plan.beta_end / plan.beta_start) ** (step / max(1, steps - 1)))
+            log.append(_step(lm, router, optimizer, rows, plan, step))
+            if (step + 1) % plan.save_every == 0:
+                state.write(router, optimizer, log)
+    if checkpoint:
+        checkpoint.unlink(missing_ok=True)
+    router.facts = {**asdict(plan), "tokens": steps * plan.rows * rows.shape[1], "model": lm.fingerprint}
+    return router.eval(), pd.DataFrame(log)
+
+
+def _step(
+    lm: LanguageModel, router: Router, optimizer: torch.optim.Optimizer, rows: np.ndarray, plan: Stage3, step: int
+) -> dict[str, float | int]:
+    """One optimizer step; its log record."""
+    places = np.arange(step * plan.rows, (step + 1) * plan.rows) % len(rows)
+    ids = torch.from_numpy(rows[places].astype(np.int64)).to(lm.device)
+    out = lm.model(ids, labels=ids, duo_router=router, use_cache=False)
+    budget, shares = budget_loss((router.beta * out.router_logits).softmax(-1), plan.mixture)
+    loss = out.loss + plan.alpha * budget
+    if not torch.isfinite(loss).item():
+        raise ValueError(f"the router's loss is {loss.item()} at step {step}: lower the learning rate")
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    share = dict(zip(router.choices, shares.tolist()))
+    return {
+        "step": step + 1,
+        "tokens": (step + 1) * ids.numel(),
+        "loss_nats": out.loss.item(),
+        "budget_loss": budget.item(),
+        "beta": float(router.beta),
+        **{f"share_{name}": share.get(choice, 0.0) for name, choice in NAMES.items()},
+    }
+
+
+def _identity(lm: LanguageModel, rows: np.ndarray, plan: Stage3) -> dict[str, Any]:
+    """What a checkpoint must have in common with the training that it is read for."""
+    return {
+        **{name: value for name, value in asdict(plan).items() if name != "save_every"},
+        "rows_given": list(rows.shape),
+        "model": None if plan.train_backbone else lm.fingerprint,  # a backbone that trains is in the checkpoint
+    }
+
+
+@contextmanager
+def _backbone(lm: LanguageModel, *, frozen: bool) -> Iterator[None]:
+    """Gradients for the backbone's parameters or none; what `lm` remembers of weights that changed is forgotten."""
+    before = [(parameter, parameter.requires_grad) for parameter in lm.model.parameters()]
+    for parameter, _ in before:
+        parameter.requires_grad_(not frozen)
+    try:
+        yield
+    finally:
+        for parameter, needed in before:
+            parameter.requires_grad_(needed)
+        if not frozen:
+            for name in ("head", "fingerprint"):
+                vars(lm).pop(name, None)
