@@ -10,6 +10,9 @@ import hashlib
 import json
 import os
 import shutil
+import socket
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -20,6 +23,10 @@ from typing import Any
 import pandas as pd
 
 FORMAT = 1
+GRACE_SECONDS = 10.0
+"""How long a lock may stay empty, between being made and being written, before it counts as left by a crash."""
+_HELD: set[Path] = set()
+"""Locks of this process: one that bears its number but is not here was left by an earlier process of that number."""
 
 
 class Store:
@@ -47,46 +54,73 @@ class Store:
         """The stored result of a request; computed and stored first if there is none.
 
         Raises:
-            ValueError: a stored result is damaged, or belongs to another request.
+            ValueError: a stored result is damaged or belongs to another request, or another process is computing it.
             OSError: it cannot be written (no space); nothing half-written is left.
         """
         key = self.key(request)
-        if not self.fresh or key in self._made:
-            for place in (self.shipped, self.folder):
-                if place is not None and (place / key / "manifest.json").is_file():
-                    return self.read(place / key, request)
+        stored = self._stored(key)
+        if stored:
+            return self.read(stored, request)
         with self._only_writer(key):
+            stored = self._stored(key)  # another process may have finished it in the meantime
+            if stored:
+                return self.read(stored, request)
             tables = compute()
             self.write(request, tables)
-        self._made.add(key)
+            self._made.add(key)
         return tables
+
+    def _stored(self, key: str) -> Path | None:
+        """Where a result is, shipped results first; None if it must be computed."""
+        if self.fresh:
+            return self.folder / key if key in self._made else None
+        places = [place / key for place in (self.shipped, self.folder) if place is not None]
+        return next((place for place in places if (place / "manifest.json").is_file()), None)
 
     def read(self, folder: Path, request: dict[str, Any]) -> dict[str, pd.DataFrame]:
         """The tables of one result.
 
         Raises:
-            ValueError: damaged files, or a result of another request (for example another model).
+            ValueError: a damaged file (named), or a result of another request (for example another model) or format.
         """
+        path = folder / "manifest.json"
         try:
-            manifest = json.loads((folder / "manifest.json").read_text())
-            tables = {name: pd.read_parquet(folder / f"{name}.parquet") for name in manifest["tables"]}
-        except Exception as error:
-            raise ValueError(f"result {folder} is damaged ({error}): delete the folder to compute it again") from error
+            manifest = json.loads(path.read_text())
+            stored, names, format_ = manifest["request"], list(manifest["tables"]), manifest.get("format", FORMAT)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(_damaged(path, error)) from error
+        if format_ != FORMAT:
+            raise ValueError(
+                f"result {folder} is of format {format_}, this version reads {FORMAT}: delete the folder to compute it again"
+            )
         asked = json.loads(json.dumps(request, default=str))
-        if manifest["request"] != asked:
-            wrong = {k: (manifest["request"].get(k), v) for k, v in asked.items() if manifest["request"].get(k) != v}
+        if stored != asked:
+            keys = sorted({*stored, *asked})
+            wrong = {k: (stored.get(k), asked.get(k)) for k in keys if stored.get(k) != asked.get(k)}
             raise ValueError(f"result {folder} answers another request (stored, asked): {wrong}")
+        tables = {}
+        for name in names:
+            path = folder / f"{name}.parquet"
+            try:
+                tables[name] = pd.read_parquet(path)
+            except (OSError, ValueError) as error:  # pyarrow's errors are of these kinds
+                raise ValueError(_damaged(path, error)) from error
         return tables
 
     def write(self, request: dict[str, Any], tables: dict[str, pd.DataFrame]) -> Path:
         """Store tables under a request; the manifest last, the whole by one rename.
 
         Raises:
+            ValueError: a table's name cannot name a file.
             OSError: it cannot be written; nothing half-written is left.
         """
+        wrong = [name for name in tables if not name or Path(name).name != name]
+        if wrong:
+            raise ValueError(f"table names {wrong}: each names a file in the result's folder, without folders")
         target = self.folder / self.key(request)
         partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
         manifest = {
+            "format": FORMAT,
             "request": json.loads(json.dumps(request, default=str)),
             "tables": sorted(tables),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -113,20 +147,86 @@ class Store:
         Raises:
             ValueError: another process that is alive is at it.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
         lock = self.folder / f"{key}.lock"
         try:
-            descriptor = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-        except FileExistsError:
-            owner = int(lock.read_text() or 0)
-            if owner and owner != os.getpid() and Path(f"/proc/{owner}").exists():
-                raise ValueError(
-                    f"process {owner} is computing {key} in {self.folder}: wait for it, or give another folder"
-                ) from None
-            descriptor = os.open(lock, os.O_WRONLY | os.O_TRUNC)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            try:
+                _take(lock)
+            except FileExistsError:
+                self._take_over(lock)
+        except OSError as error:
+            raise OSError(f"{lock} cannot be written ({error}): make room, or give another folder") from error
+        _HELD.add(lock.resolve())
         try:
-            os.write(descriptor, str(os.getpid()).encode())
-            os.close(descriptor)
             yield
         finally:
+            _HELD.discard(lock.resolve())
             lock.unlink(missing_ok=True)
+
+    def _take_over(self, lock: Path) -> None:
+        """Take the lock of a process that is gone; another may do the same, so what was moved away is looked at again."""
+        owner = _owner(lock)
+        if owner is None or not owner[2]:
+            raise ValueError(_busy(lock, owner))
+        moved = lock.with_name(f"{lock.name}.{os.getpid()}.{threading.get_ident()}.gone")
+        try:
+            lock.rename(moved)
+            if _owner(moved) != owner:
+                moved.rename(lock)
+                raise ValueError(_busy(lock, _owner(lock)))
+            _take(lock)
+        except (FileNotFoundError, FileExistsError):
+            raise ValueError(_busy(lock, None)) from None
+        finally:
+            moved.unlink(missing_ok=True)
+
+
+def _take(lock: Path) -> None:
+    """Make a lock file that names this process and machine; FileExistsError if there is one."""
+    descriptor = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+    try:
+        os.write(descriptor, f"{os.getpid()} {socket.gethostname()}".encode())
+    except OSError:
+        lock.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(descriptor)
+
+
+def _owner(lock: Path) -> tuple[int, str, bool] | None:
+    """Process and machine that hold a lock, and whether that process is known to be gone; None while it is being written.
+
+    A lock that stays empty for more than a few seconds was left by a crash: process 0, gone.
+    """
+    try:
+        number, _, host = lock.read_text().partition(" ")
+        written = lock.stat().st_mtime
+    except FileNotFoundError:
+        return None
+    host = host or socket.gethostname()
+    if not number.isdigit():
+        return (0, host, True) if time.time() - written > GRACE_SECONDS else None
+    if host != socket.gethostname():
+        return int(number), host, False
+    if int(number) == os.getpid():
+        return int(number), host, lock.resolve() not in _HELD
+    try:
+        os.kill(int(number), 0)
+    except ProcessLookupError:
+        return int(number), host, True
+    except PermissionError:
+        pass
+    return int(number), host, False
+
+
+def _busy(lock: Path, owner: tuple[int, str, bool] | None) -> str:
+    who = f"process {owner[0]} on {owner[1]}" if owner else "another process"
+    return (
+        f"{who} is computing {lock.stem} in {lock.parent}: wait for it, or give another folder;"
+        f" if it is surely gone, delete {lock}"
+    )
+
+
+def _damaged(path: Path, error: Exception) -> str:
+    fault = "is missing" if isinstance(error, FileNotFoundError) else f"is damaged ({error})"
+    return f"{path} {fault}: delete the folder {path.parent} to compute it again"

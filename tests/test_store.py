@@ -1,12 +1,17 @@
 import json
 import os
+import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
+import duoviz.store
 from duoviz.store import Store
+
+ROOT = Path(__file__).resolve().parents[1]
 
 TABLE = pd.DataFrame({"a": [1, 2], "b": pd.Categorical(["x", "y"])})
 
@@ -43,7 +48,18 @@ def test_damaged_and_foreign_results_are_named(tmp_path):
     store, request = Store(tmp_path), {"what": "r", "model": "m"}
     folder = store.write(request, {"t": TABLE})
     (folder / "t.parquet").write_bytes(b"cut")
-    with pytest.raises(ValueError, match=r"is damaged .* delete the folder"):
+    with pytest.raises(ValueError, match=r"t\.parquet is damaged .* delete the folder"):
+        store.cached(request, dict)
+    (folder / "t.parquet").unlink()
+    with pytest.raises(ValueError, match=r"t\.parquet is missing: delete the folder"):
+        store.cached(request, dict)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for text in ("{", "[]", "{}", json.dumps({"tables": ["t"]})):
+        (folder / "manifest.json").write_text(text)
+        with pytest.raises(ValueError, match=r"manifest\.json is damaged"):
+            store.cached(request, dict)
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "format": 99}))
+    with pytest.raises(ValueError, match="is of format 99, this version reads 1"):
         store.cached(request, dict)
     other = store.write({"what": "r", "model": "other"}, {"t": TABLE})
     with pytest.raises(ValueError, match=r"answers another request .*'model': \('other', 'm'\)"):
@@ -68,9 +84,79 @@ def test_two_writers_of_one_result(tmp_path):
     store, request = Store(tmp_path), {"what": "r"}
     lock = tmp_path / f"{store.key(request)}.lock"
     lock.write_text(str(os.getppid()))
-    with pytest.raises(ValueError, match=f"process {os.getppid()} is computing"):
+    with pytest.raises(ValueError, match=f"process {os.getppid()} on .* is computing"):
         store.cached(request, lambda: {"t": TABLE})
     gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
     lock.write_text(gone.stdout.decode().strip())
     assert "t" in store.cached(request, lambda: {"t": TABLE})
     assert not lock.exists()
+
+
+def test_locks_of_other_machines_and_unwritten_ones_are_respected(tmp_path):
+    store, request = Store(tmp_path), {"what": "r"}
+    lock = tmp_path / f"{store.key(request)}.lock"
+    lock.write_text("1 another-machine")
+    with pytest.raises(ValueError, match=r"process 1 on another-machine .*if it is surely gone, delete .*\.lock"):
+        store.cached(request, lambda: {"t": TABLE})
+    lock.write_text("")
+    with pytest.raises(ValueError, match="another process is computing"):
+        store.cached(request, lambda: {"t": TABLE})
+    os.utime(lock, (0, 0))
+    assert "t" in store.cached(request, lambda: {"t": TABLE})
+    assert [path.name for path in tmp_path.iterdir()] == [store.key(request)]
+
+
+def test_a_lock_of_an_earlier_process_with_our_number_is_taken_but_not_our_own(tmp_path):
+    store, request = Store(tmp_path), {"what": "r"}
+    lock = tmp_path / f"{store.key(request)}.lock"
+    lock.write_text(f"{os.getpid()} {socket.gethostname()}")
+
+    def compute():
+        with pytest.raises(ValueError, match=f"process {os.getpid()} on .* is computing"):
+            Store(tmp_path).cached(request, dict)
+        return {"t": TABLE}
+
+    assert "t" in store.cached(request, compute)
+
+
+def test_a_result_finished_while_waiting_for_the_lock_is_not_computed_again(tmp_path, monkeypatch):
+    store, request = Store(tmp_path), {"what": "r"}
+    take = duoviz.store._take
+
+    def late(lock):
+        Store(tmp_path).write(request, {"t": TABLE})
+        take(lock)
+
+    monkeypatch.setattr(duoviz.store, "_take", late)
+    pd.testing.assert_frame_equal(store.cached(request, dict)["t"], TABLE)
+
+
+def test_many_processes_compute_one_result_once(tmp_path):
+    code = (
+        "import sys, time, pathlib, os, pandas as pd\n"
+        "from duoviz.store import Store\n"
+        "folder = pathlib.Path(sys.argv[1])\n"
+        "def compute():\n"
+        "    (folder / f'computed-{os.getpid()}').touch()\n"
+        "    time.sleep(0.3)\n"
+        "    return {'t': pd.DataFrame({'a': [1]})}\n"
+        "while not (folder / 'go').exists(): time.sleep(0.001)\n"
+        "try: Store(folder / 'results').cached({'what': 'r'}, compute)\n"
+        "except ValueError as error: assert 'is computing' in str(error), error\n"
+    )
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / f"{Store.key({'what': 'r'})}.lock").write_text(gone.stdout.decode().strip())
+    jobs = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT) for _ in range(4)]
+    (tmp_path / "go").touch()
+    assert [job.wait() for job in jobs] == [0] * 4
+    assert len(list(tmp_path.glob("computed-*"))) == 1
+    assert [path.name for path in (tmp_path / "results").iterdir()] == [Store.key({"what": "r"})]
+
+
+def test_folders_that_cannot_be_written_and_bad_names_are_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"cannot be written .*make room, or give another folder"):
+        Store(tmp_path / "file" / "results").cached({"what": "r"}, lambda: {"t": TABLE})
+    with pytest.raises(ValueError, match=r"table names \['a/b', ''\]"):
+        Store(tmp_path).write({"what": "r"}, {"a/b": TABLE, "": TABLE})
