@@ -185,13 +185,14 @@ def test_packed_rows_close_each_document(tokenizer):
 
 
 def test_near_duplicates_never_cross_the_split():
-    words = [f"w{i}" for i in range(200)]
+    words = [f"w{i}" for i in range(400)]
     held = " ".join(words)
-    changed = " ".join(words[:150] + ["x"] * 50)
-    inside = " ".join([f"v{i}" for i in range(400)] + words)
-    other = " ".join(f"u{i}" for i in range(200))
-    splits = python._split([held, changed, inside, other], lambda text: text == held)
-    assert splits == ["holdout", "dropped", "dropped", "train"]
+    mostly = " ".join(words[:260] + [f"x{i}" for i in range(140)])
+    partly = " ".join(words[:140] + [f"y{i}" for i in range(260)])
+    inside = " ".join([f"v{i}" for i in range(800)] + words)
+    other = " ".join(f"u{i}" for i in range(400))
+    splits = python._split([held, mostly, partly, inside, other, ""], lambda text: text == held)
+    assert splits == ["holdout", "dropped", "train", "dropped", "train", "train"]
 
 
 def test_the_split_is_a_fixed_share():
