@@ -166,13 +166,13 @@ def html(notebook: nbformat.NotebookNode, *, title: str) -> str:
             "jquery_url",
             "jupyter_widgets_base_url",
             "widget_renderer_url",
-            "mermaid_js_url",
         ),
         "",
     )
     exporter = HTMLExporter(
         config=Config(HTMLExporter={**blank, "exclude_input_prompt": True, "exclude_output_prompt": True})
     )
+    exporter.mermaid_js_url = exporter.mermaid_layout_elk_js_url = ""  # not configurable
     exporter.register_preprocessor(_PlotlyToHtml(), enabled=True)
     body, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"name": title}})
     return body.replace("</head>", _HEAD + "</head>", 1)

@@ -70,7 +70,9 @@ def test_a_failing_notebook_names_its_cell_and_the_others_still_run(tmp_path, mo
         "2-runs": ["x = 1  # a parameter", "print('<script>', x)"],
     }
     for name, (first, second) in cells.items():
-        notebook = nbformat.v4.new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}})
+        notebook = nbformat.v4.new_notebook(
+            metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+        )
         notebook.cells = [
             nbformat.v4.new_markdown_cell(f"# {name}\n\nA question & an <b>answer</b>?"),
             nbformat.v4.new_code_cell(first, metadata={"tags": ["parameters"]}),
