@@ -7,6 +7,7 @@ A position that is not scored (padding, the first token of a document) is NaN in
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -83,6 +84,11 @@ class Tokens:
             documents=tuple(name for part in parts for name in part.documents),
             source=" + ".join(part.source for part in parts),
         )
+
+    @property
+    def fingerprint(self) -> str:
+        """Twelve hexadecimal digits that change with any id and with what is scored."""
+        return hashlib.sha256(self.ids.tobytes() + self.scored.tobytes()).hexdigest()[:12]
 
     def __len__(self) -> int:
         return len(self.ids)

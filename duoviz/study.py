@@ -11,6 +11,7 @@ Paper: arXiv 2410.10846; the figures are named at the methods.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -106,7 +107,7 @@ class Study:
             return {name.replace(":", "-"): frames.curve(curve, tokens) for name, curve in found.items()}
 
         asked = {"context": context, "method": method, "objectives": objectives, "choices": choices}
-        tables = self._cached("survey", source, asked, compute)
+        tables = self._cached("survey", {**_text(tokens), **asked}, compute)
         return {name: frames.curve_from_frame(tables[name.replace(":", "-")], tokens) for name in objectives}
 
     def live(
@@ -123,7 +124,7 @@ class Study:
             chosen = oracle.fixed(self.lm, self.calibration(), choices=choices)
             return {"fixed": pd.DataFrame({"budget": range(len(chosen)), "route": routes.to_texts(chosen)})}
 
-        table = self._cached("fixed", "calibration", {"choices": choices, "calibration": CALIBRATION}, compute)["fixed"]
+        table = self._cached("fixed", {"choices": choices, "calibration": CALIBRATION}, compute)["fixed"]
         return np.stack([routes.from_text(text) for text in table.sort_values("budget")["route"]])
 
     def calibration(self) -> records.Tokens:
@@ -165,7 +166,7 @@ class Study:
             given = spaces[0] if len(spaces) == 1 else spaces
             return {"found": frames.found(oracle.search(self.lm, tokens, given, context=context), tokens)}
 
-        table = self._cached("search", source, {"context": context, **asked}, compute)["found"]
+        table = self._cached("search", {**_text(tokens), "context": context, **asked}, compute)["found"]
         return frames.found_from_frame(table, tokens)
 
     def difficulty(self, source: str, *, budget: int, context: str = "committed") -> pd.DataFrame:
@@ -203,17 +204,24 @@ class Study:
             loss_nats=np.stack([losses for _, losses in found]),
         )
 
-    def _cached(self, what: str, source: str, asked: dict[str, Any], compute: Any) -> dict[str, pd.DataFrame]:
+    def _cached(
+        self, what: str, asked: dict[str, Any], compute: Callable[[], dict[str, pd.DataFrame]]
+    ) -> dict[str, pd.DataFrame]:
+        """The stored result of a request: the model, its dtype, the seed and all that was asked."""
         request = {
             "what": what,
             "model": self.lm.fingerprint,
-            "source": source,
-            "documents": self.documents,
-            "length": self.length,
+            "dtype": str(self.lm.model.dtype),
             "seed": self.seed,
             **asked,
         }
         return self._store.cached(request, compute)
+
+
+def _text(tokens: records.Tokens) -> dict[str, Any]:
+    """What a request says of its text: a source may change under its name, so its ids are part of it."""
+    size = {"documents": len(tokens), "length": tokens.ids.shape[1]}
+    return {"source": tokens.source, "text": tokens.fingerprint, **size}
 
 
 def budgets_of(lm: LanguageModel, choices: str) -> list[routes.Space]:
@@ -248,6 +256,7 @@ def train_router(
     )
     router.calibrate(made, here.lm, here.calibration())
     router.save(made, out)
+    (out / "training.pt").unlink(missing_ok=True)
     log.to_parquet(out / "training-log.parquet", index=False)
     return made, log
 

@@ -267,6 +267,17 @@ def test_scores_are_the_same_for_every_batch_size_and_nan_where_not_scored(lm):
     np.testing.assert_allclose(lm.score(ids, routes), want.detach().numpy(), atol=1e-5)
 
 
+def test_the_fingerprint_is_that_of_the_checkpoint_and_its_configuration(lm, tmp_path):
+    lm.model.save_pretrained(tmp_path)
+    half = model.load(tmp_path, dtype=torch.bfloat16)
+    assert half.fingerprint == lm.fingerprint
+    half.model.config.rope_parameters["rope_theta"] = 5.0
+    assert model.LanguageModel(half.model).fingerprint != lm.fingerprint
+    other = model.load(tmp_path)
+    other.model.lm_head.weight.data[3, 4] += 0.1
+    assert other.fingerprint != lm.fingerprint
+
+
 def test_bfloat16_scores_with_a_float32_head(lm, ids, tmp_path):
     lm.model.save_pretrained(tmp_path)
     half = model.load(tmp_path, dtype=torch.bfloat16)

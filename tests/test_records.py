@@ -10,6 +10,8 @@ def test_plain_ids_become_a_record():
     assert tokens.scored.shape == (2, 2)
     assert Tokens.of(tokens) is tokens
     assert len(tokens[:1]) == 1
+    assert tokens.fingerprint == Tokens.of(tokens.ids.copy()).fingerprint
+    assert tokens.fingerprint != Tokens.of(tokens.ids + 1).fingerprint
     joined = Tokens.joined([tokens, tokens.cut(3)])
     assert joined.ids.shape == (4, 3)
     assert tokens.cut(2).ids.shape == (2, 2)

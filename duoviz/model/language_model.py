@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +22,9 @@ from .. import routes as routes_
 from ..families import family
 from ..records import Tokens
 from .duo import CLASSES, DuoCausalLM, DuoConfig, DuoOutput, config_for
+
+_NOT_THE_MODEL = ("_name_or_path", "architectures", "dtype", "transformers_version", "use_cache")
+"""Fields of a configuration that say how a model was stored or is run, not what it is."""
 
 
 @dataclass(frozen=True)
@@ -101,11 +105,17 @@ class LanguageModel:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Twelve hexadecimal digits that change with the family, the skip scope and any weight or its dtype."""
-        digest = hashlib.sha256(f"{self.model.config.model_type} {self.model.config.skip_scope}".encode())
+        """Twelve hexadecimal digits that change with the configuration and with the weights.
+
+        Weights are rounded to bfloat16 first, so that a checkpoint has one fingerprint whether it is loaded in float32 or
+        in bfloat16; training of any kind changes millions of weights, some of them across a rounding boundary.
+        """
+        fields = {k: v for k, v in self.model.config.to_dict().items() if k not in _NOT_THE_MODEL}
+        digest = hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode())
         for name, tensor in sorted(self.model.state_dict().items()):
             digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+            rounded = tensor.detach().cpu().to(torch.bfloat16).contiguous()
+            digest.update(rounded.view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:12]
 
     def check(self, tokens: Tokens | np.ndarray) -> Tokens:

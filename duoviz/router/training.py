@@ -89,7 +89,8 @@ def train(
         lm: the model; unchanged unless the plan trains the backbone.
         rows: training rows, taken in order from the first, and again.
         plan: what to do.
-        checkpoint: a file that training resumes from, if it is there; removed when training ends.
+        checkpoint: a file that training resumes from, if it is there; it stays, so that
+            nothing is lost before the router is saved.
 
     Returns:
         The router, and a table: step, tokens, loss_nats, budget_loss, beta and share_<choice> (of the soft mixture).
@@ -113,10 +114,8 @@ def train(
         for step in range(len(log), steps):
             router.beta.fill_(plan.beta_start * (plan.beta_end / plan.beta_start) ** (step / max(1, steps - 1)))
             log.append(_step(lm, router, optimizer, rows, plan, step))
-            if (step + 1) % plan.save_every == 0:
+            if (step + 1) % plan.save_every == 0 or step + 1 == steps:
                 state.write(router, optimizer, log)
-    if checkpoint:
-        checkpoint.unlink(missing_ok=True)
     router.facts = {**asdict(plan), "tokens": steps * plan.rows * rows.shape[1], "model": lm.fingerprint}
     return router.eval(), pd.DataFrame(log)
 
