@@ -209,7 +209,10 @@ body.jp-Notebook, body { max-width: 1100px; margin: 0 auto; }
     --jp-border-color2: #333; --jp-rendermime-table-row-background: #1b1d21;
     --jp-rendermime-table-row-hover-background: #2a2d33; --jp-mirror-editor-keyword-color: #7fc77f;
     --jp-mirror-editor-string-color: #e0a08a; --jp-mirror-editor-operator-color: #c9a0ff;
-    --jp-mirror-editor-number-color: #8fd0a0; --jp-mirror-editor-comment-color: #9ab; }
+    --jp-mirror-editor-number-color: #8fd0a0; --jp-mirror-editor-comment-color: #9ab;
+    --jp-mirror-editor-variable-color: #dcdfe4; --jp-mirror-editor-punctuation-color: #9fc1e8;
+    --jp-mirror-editor-builtin-color: #7fc77f; --jp-mirror-editor-property-color: #9fc1e8; }
+  .highlight { color: #dcdfe4; }
   body { background: #15171a; color: #e6e6e6; }
 }
 </style>

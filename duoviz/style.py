@@ -108,7 +108,8 @@ def token_chips(pieces: Sequence[str], values: np.ndarray, *, title: str, unit: 
     )
     return (
         f'<div style="font-family:sans-serif;font-size:13px;margin:.4em 0">{escape(title)} ({escape(unit)}): {legend}</div>'
-        '<pre style="white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.75;margin:0;background:none;color:inherit">'
+        '<pre style="white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.75;margin:0;'
+        'background:none;color:inherit;font-family:monospace">'
         f"{spans}</pre>"
     )
 
