@@ -19,7 +19,7 @@ def tiny_model(*, layers=4, hidden=32, heads=4, kv_heads=2, vocab=61, context=48
         num_attention_heads=heads,
         num_key_value_heads=kv_heads,
         max_position_embeddings=context,
-        initializer_range=0.3,
+        initializer_range=hidden**-0.5,  # rounding is not magnified from layer to layer
         tie_word_embeddings=True,
         bos_token_id=0,
         eos_token_id=0,

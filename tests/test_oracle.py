@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -61,8 +63,9 @@ def test_by_budget_equals_one_search_per_budget(lm, ids, context):
     assert curve.budgets.tolist() == [0, 1, 2, 3, 4]
     for k in curve.budgets:
         one = oracle.search(lm, ids, Space(4, "SB", big=int(k)), context=context)
-        np.testing.assert_allclose(curve.loss_nats[k], one.loss_nats, atol=1e-6)
-        np.testing.assert_array_equal(curve.routes[k], one.routes)
+        np.testing.assert_allclose(curve.loss_nats[k], one.loss_nats, atol=1e-5)
+        clear = one.margin_nats > 1e-5
+        np.testing.assert_array_equal(curve.routes[k][clear], one.routes[clear])
         assert ((curve.routes[k] == BIG).sum(-1) == k).all()
     if context == "committed":
         assert curve.replay_error.max() < 1e-4
@@ -70,7 +73,7 @@ def test_by_budget_equals_one_search_per_budget(lm, ids, context):
 
 def test_at_most_never_rises_and_no_single_route_is_better_under_a_reference_context(lm, ids):
     losses = [oracle.search(lm, ids, Space(4, "SB", big=f"<={k}"), context="reference:big").loss_nats for k in range(5)]
-    assert all((b <= a + 1e-6).all() for a, b in zip(losses, losses[1:]))
+    assert all((b <= a + 1e-5).all() for a, b in zip(losses, losses[1:]))
     free = oracle.search(lm, ids, Space(4), context="reference:big").loss_nats
     assert (free <= lm.score(ids, "BBBB") + 1e-5).all()
 
@@ -201,6 +204,17 @@ def test_unscored_positions_are_marked(lm):
     assert np.isnan(found.loss_nats[1, 3:]).all()
     assert (found.routes[1, 3:] == -1).all()
     assert np.isfinite(found.loss_nats[scored]).all()
+
+
+def test_committed_replay_holds_across_positions_that_are_not_scored(lm):
+    """The first token of a second document in a block: one text's history there is not searched, another's is."""
+    tokens = Tokens.of(np.random.default_rng(3).integers(0, 61, (2, 9)))
+    scored = tokens.scored.copy()
+    scored[0, 3] = scored[0, 5] = scored[1, 5] = False
+    tokens = replace(tokens, scored=scored)
+    found = oracle.search(lm, tokens, Space(4, "-SB", big="<=1"))
+    assert found.replay_error < 1e-4
+    np.testing.assert_allclose(lm.score(tokens, found.routes), found.loss_nats, atol=1e-5)
 
 
 def test_estimate_grows_with_the_space_and_is_a_limit(lm, ids):

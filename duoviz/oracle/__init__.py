@@ -2,7 +2,8 @@
 
 from .cost import estimate
 from .objectives import Objective, sample_targets
-from .search import MAX_FLOPS, WIDTH, Setting, by_budget, landscape, reference_routes, search, survey
+from .passes import MAX_FLOPS, WIDTH, Setting, reference_routes
+from .search import by_budget, landscape, search, survey
 from .uniform import fixed, same_for_all, uniform_losses
 
 __all__ = [

@@ -1,0 +1,191 @@
+"""One pass over texts, position by position: every route's loss, and the best of each group of routes.
+
+Under a `reference` context one pass serves every budget and objective; under `committed` each has its own history, and the
+positions of all texts are searched left to right in lockstep, each writing the keys and values of its chosen route.
+
+Paper: arXiv 2410.10846, section 2, stage 2. Differs: the paper does not say how earlier tokens are routed; `context` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Int8, Int64
+from torch import Tensor
+
+from .. import routes as routes_
+from ..branching import HEAD_ROWS, Branches, Trie
+from ..model import LanguageModel
+from ..records import Tokens
+from ..routes import BIG
+from .objectives import Columns, Objective, columns
+from .uniform import uniform_losses
+
+TIE_NATS = 1e-6
+"""Routes whose losses differ by less are equal: the one with fewer big layers, then the first in order, is taken."""
+WIDTH = 16_384
+MAX_FLOPS = 1e15
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a search runs; nothing here changes its result beyond rounding.
+
+    Attributes:
+        batch_size: texts in lockstep.
+        width: nodes held at a time (see `Branches`): with the head it bounds the memory.
+        max_flops: a search that would cost more is refused.
+    """
+
+    batch_size: int = 8
+    width: int = WIDTH
+    max_flops: float = MAX_FLOPS
+
+
+@dataclass(frozen=True)
+class Group:
+    """The routes that compete with each other at a position.
+
+    Attributes:
+        trie: the trie they are leaves of.
+        order: their places among the leaves, by ascending number of big layers, then in lexicographic order.
+    """
+
+    trie: Trie
+    order: Int64[np.ndarray, " route"]
+
+    @classmethod
+    def of(cls, trie: Trie, leaves: Int64[np.ndarray, " route"]) -> Group:
+        """The group of some leaves of a trie."""
+        bigs = (trie.routes[leaves] == BIG).sum(1)
+        return cls(trie, leaves[np.lexsort((leaves, bigs))])
+
+
+@dataclass
+class Best:
+    """Results of a pass: one entry per objective and group, for every position; filled as the pass goes on."""
+
+    routes: Int8[np.ndarray, "objective group seq position layer"]
+    loss_nats: Float32[np.ndarray, "objective group seq position"]
+    margin_nats: Float32[np.ndarray, "objective group seq position"]
+
+    @classmethod
+    def empty(cls, objectives: int, groups: int, tokens: Tokens, layers: int) -> Best:
+        shape = (objectives, groups, *tokens.scored.shape)
+        return cls(
+            np.full((*shape, layers), -1, np.int8),
+            np.full(shape, np.nan, np.float32),
+            np.full(shape, np.nan, np.float32),
+        )
+
+
+def reference_routes(lm: LanguageModel, context: str) -> Int8[np.ndarray, " layer"]:
+    """The route of earlier tokens that a context names; all big where none is named.
+
+    Raises:
+        ValueError: an unknown context.
+    """
+    name, _, route = context.partition(":")
+    if context in ("committed", "uniform") or (name == "reference" and route == "big"):
+        return np.full(lm.layers, BIG, np.int8)
+    if name == "reference" and route == "small":
+        return np.full(lm.layers, routes_.SMALL, np.int8)
+    if name != "reference" or not route:
+        raise ValueError(
+            f"context {context!r}: allowed are committed, uniform, reference:big, reference:small, reference:<route>"
+        )
+    return routes_.from_text(route, layers=lm.layers)
+
+
+@torch.no_grad()
+def leaf_losses(branches: Branches, position: int, trie: Trie, wanted: Columns) -> Float[Tensor, "seq route column"]:
+    """Every route's value of every column at one position, float32; the leaves' logits are never all in memory."""
+    head = branches.lm.head
+    vectors, bias = wanted.vectors[:, position], wanted.bias[:, position]
+    made = vectors.new_empty(len(vectors), len(trie.routes), vectors.shape[-1])
+    for rows, hidden in branches.leaves(position, trie):
+        normed = head.norm(hidden.float())
+        made[:, rows] = -(normed @ vectors) - bias[:, None]
+        flat = normed.reshape(-1, normed.shape[-1])
+        parts = [
+            torch.nn.functional.linear(part, head.weight, head.bias).logsumexp(-1) for part in flat.split(HEAD_ROWS)
+        ]
+        made[:, rows] += torch.cat(parts).view(*normed.shape[:2], 1)
+    return made
+
+
+def left_to_right(
+    lm: LanguageModel,
+    tokens: Tokens,
+    groups_at: Sequence[Sequence[Group]],
+    objectives: Sequence[Objective],
+    *,
+    context: str,
+    setting: Setting,
+) -> Best:
+    """One left-to-right pass over all texts. `groups_at` lists each position's groups, which share one trie.
+
+    Under `committed` there is one group and one objective, whose choice every position takes.
+    """
+    best = Best.empty(len(objectives), len(groups_at[0]), tokens, lm.layers)
+    names = tuple(dict.fromkeys(name for o in objectives for name in (o.minimises, o.scored_on)))
+    for start in range(0, len(tokens), setting.batch_size):
+        rows = slice(start, start + setting.batch_size)
+        part = tokens[rows]
+        given = np.broadcast_to(reference_routes(lm, context), (*part.ids.shape, lm.layers))
+        branches = Branches(lm, part.ids, np.ascontiguousarray(given), width=setting.width)
+        wanted = columns(lm, part, names)
+        for position in range(part.scored.shape[1]):
+            scored = np.flatnonzero(part.scored[:, position])
+            if len(scored):
+                values = leaf_losses(branches, position, groups_at[position][0].trie, wanted)[scored]
+                for g, group in enumerate(groups_at[position]):
+                    for o, objective in enumerate(objectives):
+                        chosen, margin, loss = _choose(values, group, names, objective)
+                        best.routes[o, g, start + scored, position] = group.trie.routes[chosen]
+                        best.loss_nats[o, g, start + scored, position] = loss
+                        best.margin_nats[o, g, start + scored, position] = margin
+            if context == "committed":
+                taken = best.routes[0, 0, rows, position]
+                branches.commit(
+                    position, np.where(taken < 0, BIG, taken)
+                )  # unscored go big, as in `LanguageModel.spread`
+    return best
+
+
+def _choose(
+    values: Float[Tensor, "seq route column"], group: Group, names: tuple[str, ...], objective: Objective
+) -> tuple[Int64[np.ndarray, " seq"], np.ndarray, np.ndarray]:
+    """Leaf, margin and loss of the best route of a group for every text.
+
+    Raises:
+        ValueError: NaN among the values.
+    """
+    order = torch.from_numpy(group.order).to(values.device)
+    minimised = values[:, order, names.index(objective.minimises)]
+    if bool(minimised.isnan().any()):
+        raise ValueError(
+            "a route's loss is NaN: the weights are damaged, or the dtype overflows; try dtype=torch.float32"
+        )
+    lowest = minimised.topk(min(2, minimised.shape[1]), largest=False).values
+    first = (minimised <= lowest[:, :1] + TIE_NATS).int().argmax(1)
+    chosen = order[first]
+    loss = values[torch.arange(len(values), device=values.device), chosen, names.index(objective.scored_on)]
+    margin = lowest[:, -1] - lowest[:, 0] if lowest.shape[1] == 2 else torch.full_like(lowest[:, 0], torch.inf)
+    return chosen.cpu().numpy(), margin.cpu().numpy(), loss.cpu().numpy()
+
+
+def uniform(lm: LanguageModel, tokens: Tokens, groups: Sequence[Group], setting: Setting) -> Best:
+    """Groups of one trie under `uniform`: every route is run over the whole text."""
+    best = Best.empty(1, len(groups), tokens, lm.layers)
+    losses = torch.from_numpy(uniform_losses(lm, tokens, groups[0].trie.routes, batch_size=setting.batch_size))
+    for seq, position in np.argwhere(tokens.scored):
+        values = losses[:, seq, position][None, :, None]
+        for g, group in enumerate(groups):
+            chosen, margin, loss = _choose(values, group, ("nll",), Objective("nll"))
+            best.routes[0, g, seq, position] = group.trie.routes[chosen[0]]
+            best.loss_nats[0, g, seq, position], best.margin_nats[0, g, seq, position] = loss[0], margin[0]
+    return best
