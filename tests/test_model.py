@@ -123,6 +123,13 @@ def test_only_one_way_to_choose_and_routes_that_fit(lm, ids):
         lm.model(x, duo_routes=torch.full((2, 12, 4), BIG))
     with pytest.raises(ValueError, match="duo_routes with 3 layers: the model has 4"):
         lm.model(x, duo_routes=torch.full((3,), BIG))
+    for value, held in ((7, r"2\.\.7"), (-1, r"-1\.\.2")):
+        wrong = torch.full((3, 12, 4), BIG, dtype=torch.int8)
+        wrong[1, 11, 2] = value  # the last token: one step of `generate` would see it late, or never
+        with pytest.raises(ValueError, match=f"duo_routes hold values {held}: give one of 0"):
+            lm.model(x, duo_routes=wrong)
+        with pytest.raises(ValueError, match="duo_routes hold values"):
+            lm.model.generate(x[:, :2], attention_mask=torch.ones_like(x[:, :2]), max_new_tokens=1, duo_routes=wrong)
     with pytest.raises(ValueError, match="skip_scope 'layer': allowed are"):
         tiny_model(skip_scope="layer")
 
@@ -260,11 +267,33 @@ def test_scores_are_the_same_for_every_batch_size_and_nan_where_not_scored(lm):
     draw = np.random.default_rng(0)
     ids = draw.integers(0, 61, (8, 10))
     routes = draw.integers(0, 3, (8, 9, 4)).astype(np.int8)
-    routes[2, 5:] = -1
     np.testing.assert_allclose(lm.score(ids, routes, batch_size=1), lm.score(ids, routes, batch_size=8), atol=1e-5)
     logits = lm.model(torch.from_numpy(ids), duo_routes=torch.from_numpy(lm.spread(routes, lm.check(ids)))).logits
     want = -logits[:, :-1].log_softmax(-1).gather(-1, torch.from_numpy(ids)[:, 1:, None])[..., 0]
     np.testing.assert_allclose(lm.score(ids, routes), want.detach().numpy(), atol=1e-5)
+    tokens = lm.check(ids)
+    tokens.scored[2, 5:] = False
+    np.testing.assert_array_equal(np.isnan(lm.score(tokens, routes)), ~tokens.scored)
+    unrouted, big = routes.copy(), routes.copy()
+    unrouted[2, 5:], big[2, 5:] = -1, BIG
+    np.testing.assert_array_equal(lm.score(tokens, unrouted), lm.score(tokens, big))
+    for size in (0, -1):
+        with pytest.raises(ValueError, match=f"batch_size {size}: at least 1 sequence"):
+            lm.score(ids, routes, batch_size=size)
+
+
+def test_minus_one_stands_for_a_whole_route_that_is_not_scored(lm, ids):
+    tokens = lm.check(ids)
+    tokens.scored[1, 3:] = False
+    routes = np.full((3, 11, 4), SMALL, np.int8)
+    routes[1, 3:] = -1
+    assert (lm.spread(routes, tokens)[1, 3:] == BIG).all()
+    scored, partly = routes.copy(), routes.copy()
+    scored[1, 2] = partly[1, 4, :3] = -1
+    partly[1, 4, 3] = SMALL
+    for wrong, positions in ((scored, 1), (partly, 1), (np.array([2, 2, -1, 2]), 33), (np.full(4, -1), 33)):
+        with pytest.raises(ValueError, match=rf"routes hold -1 at {positions} positions .* give 0 \(skip\)"):
+            lm.score(tokens, wrong)
 
 
 def test_the_fingerprint_is_that_of_the_checkpoint_and_its_configuration(lm, tmp_path):

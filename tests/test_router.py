@@ -41,6 +41,8 @@ def test_unscored_positions_have_no_route_and_no_loss(lm, ids):
     np.testing.assert_array_equal(np.isnan(losses), ~tokens.scored)
     np.testing.assert_array_equal(learned.routes(lm, tokens), routes)
     np.testing.assert_array_equal(learned.losses(lm, tokens), losses)
+    with pytest.raises(ValueError, match="batch_size 0: at least 1 sequence"):
+        learned.run(lm, tokens, batch_size=0)
     kept = routes[tokens.scored]
     shares = router.realised(routes)
     assert shares == pytest.approx(

@@ -133,7 +133,7 @@ class DuoCausalLM(PreTrainedModel if TYPE_CHECKING else nn.Module):  # type: ign
             **kwargs: what the dense model takes.
 
         Raises:
-            ValueError: more than one way to choose, or routes of a wrong shape.
+            ValueError: more than one way to choose, routes of a wrong shape, or values that are no choice.
         """
         tokens = input_ids if input_ids is not None else kwargs["inputs_embeds"]
         routing = self._routing(tokens, duo_routes, duo_policy, duo_router)
@@ -148,6 +148,9 @@ class DuoCausalLM(PreTrainedModel if TYPE_CHECKING else nn.Module):  # type: ign
 
         Routes per token must cover the prompt and every new token. A random policy draws routes for the whole context
         once, so the same seed gives the same text with and without the K/V cache.
+
+        Raises:
+            ValueError: routes with values that are no choice, or that end before the text does.
         """
         prompt = inputs if inputs is not None else kwargs["input_ids"]
         policy = kwargs.pop("duo_policy", None)
@@ -155,7 +158,7 @@ class DuoCausalLM(PreTrainedModel if TYPE_CHECKING else nn.Module):  # type: ign
             shape = len(prompt), self.config.max_position_embeddings, self.config.num_hidden_layers
             kwargs["duo_routes"] = policy.routes(*shape).to(prompt.device)
         elif kwargs.get("duo_routes") is not None:
-            routes = torch.as_tensor(kwargs["duo_routes"], device=prompt.device)
+            routes = _checked(torch.as_tensor(kwargs["duo_routes"], device=prompt.device))
             routes = routes[None, None] if routes.ndim == 1 else routes
             kwargs["duo_routes"] = routes.expand(len(prompt), -1, -1)  # beams repeat every row
         return super().generate(inputs, *args, **kwargs)
@@ -194,7 +197,21 @@ class DuoCausalLM(PreTrainedModel if TYPE_CHECKING else nn.Module):  # type: ign
             )
         if routes.shape[2] != layers:
             raise ValueError(f"duo_routes with {routes.shape[2]} layers: the model has {layers}")
-        return GivenRoutes(routes.to(tokens.device), skip_scope=scope)
+        return GivenRoutes(_checked(routes.to(tokens.device)), skip_scope=scope)
+
+
+def _checked(routes: Tensor) -> Tensor:
+    """The routes, every value of which is a choice: any other would act as a skip.
+
+    Raises:
+        ValueError: if not.
+    """
+    if not bool(torch.isin(routes, torch.tensor((SKIP, SMALL, BIG), device=routes.device)).all()):
+        raise ValueError(
+            f"duo_routes hold values {routes.min().item()}..{routes.max().item()}: give one of 0 (skip), 1 (small),"
+            " 2 (big) for every layer; a token that is not scored needs a choice too"
+        )
+    return routes
 
 
 def _make_duo(layer: nn.Module, index: int, family: Family, config: DuoConfig) -> None:

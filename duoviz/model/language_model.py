@@ -128,10 +128,8 @@ class LanguageModel:
         low, high = int(tokens.ids.min()), int(tokens.ids.max())
         if low < 0 or high >= self.vocab:
             raise ValueError(f"token ids {low}..{high}: the model's vocabulary has ids 0..{self.vocab - 1}")
-        if tokens.ids.shape[1] > self.context:
-            raise ValueError(
-                f"a text of {tokens.ids.shape[1]} tokens: the model's context is {self.context}, give a shorter length"
-            )
+        if (length := tokens.ids.shape[1]) > self.context:
+            raise ValueError(f"a text of {length} tokens: the model's context is {self.context}, give a shorter length")
         return tokens
 
     def spread(self, routes: str | np.ndarray, tokens: Tokens) -> Int8[np.ndarray, "seq token layer"]:
@@ -142,37 +140,53 @@ class LanguageModel:
             tokens: the texts.
 
         Raises:
-            ValueError: an unknown letter, a choice the model does not have, or a wrong shape.
+            ValueError: an unknown letter, a choice the model does not have, a wrong shape, or -1 for anything but a whole
+                route of a position that is not scored.
         """
         array = routes_.check(routes, layers=self.layers)
-        unknown = {routes_.LETTERS[choice] for choice in np.unique(array[array >= 0])} - set(self.choices)
-        if unknown:
+        if unknown := {routes_.LETTERS[choice] for choice in np.unique(array[array >= 0])} - set(self.choices):
             raise ValueError(
                 f"routes choose {sorted(unknown)}: this model has only {self.choices!r} (a dense model has no small FFN)"
             )
         seqs, length = tokens.ids.shape
         if array.ndim not in (1, 3) or (array.ndim == 3 and array.shape[:2] != (seqs, length - 1)):
             raise ValueError(
-                f"routes of shape {array.shape}: give [layer] or [{seqs}, {length - 1}, {self.layers}]"
-                " (seq, position, layer)"
+                f"routes of shape {array.shape}: give [layer] or [{seqs}, {length - 1}, {self.layers}] (seq, position, layer)"
             )
         full = np.full((seqs, length, self.layers), routes_.BIG, np.int8)
         full[:, :-1] = array
+        missing = full[:, :-1] < 0
+        if wrong := int((missing.any(-1) & (~missing.all(-1) | tokens.scored | (array.ndim == 1))).sum()):
+            raise ValueError(
+                f"routes hold -1 at {wrong} positions that are scored, or in single layers: give 0 (skip), 1 (small) or"
+                " 2 (big) there; -1 in every layer stands for a position that is not scored"
+            )
         full[full < 0] = routes_.BIG
         return full
+
+    def batches(self, tokens: Tokens, size: int) -> list[slice]:
+        """Rows of the texts, so many in one forward pass.
+
+        Raises:
+            ValueError: a size below 1.
+        """
+        if size < 1:
+            raise ValueError(f"batch_size {size}: at least 1 sequence in one forward pass is needed")
+        return [slice(start, start + size) for start in range(0, len(tokens), size)]
 
     @torch.no_grad()
     def hidden(self, tokens: Tokens, *, batch_size: int = 8, **routing: Any) -> Float[Tensor, "seq token hidden"]:
         """The last layer's output, before the final norm.
 
         Args:
-            tokens: the texts.
-            batch_size: sequences in one forward pass.
+            tokens, batch_size: as in `score`.
             **routing: `duo_routes` (one row per sequence, or one route for all).
+
+        Raises:
+            ValueError: a batch_size below 1.
         """
         parts = []
-        for start in range(0, len(tokens), batch_size):
-            rows = slice(start, start + batch_size)
+        for rows in self.batches(tokens, batch_size):
             given = {k: v[rows] if isinstance(v, Tensor) and v.ndim == 3 else v for k, v in routing.items()}
             parts.append(self._forward(tokens[rows], **given)[0])
         return torch.cat(parts)
@@ -217,7 +231,7 @@ class LanguageModel:
             float32 nats `[seq, position]`, NaN where a position is not scored.
 
         Raises:
-            ValueError: bad ids, lengths or routes; NaN among the losses.
+            ValueError: bad ids, lengths, routes or batch_size; NaN among the losses.
         """
         tokens = self.check(tokens)
         spread = torch.from_numpy(self.spread(routes, tokens))
@@ -256,12 +270,10 @@ def load(
         path: a folder or Hub id.
         device: `"auto"` is CUDA where there is one.
         dtype: None is float32 on the CPU and bfloat16 on CUDA.
-        choices: letters of the choices to allow; None is all three of a Duo model. A dense model has no small FFN: give
-            `"-B"` (skip or big).
+        choices: letters allowed; None is all three of a Duo model; a dense one has no small FFN: give `"-B"`.
 
     Raises:
-        ValueError: an unsupported family, quantised weights, choices the model does not have, weights that are missing, of
-            another shape, NaN or infinite.
+        ValueError: an unsupported family, quantised weights, choices the model lacks, weights missing, misshapen or NaN.
         FileNotFoundError: a folder that does not exist; OSError: a damaged one, or a Hub id that cannot be reached.
     """
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
@@ -281,10 +293,9 @@ def load_model(path: Path | str, *, dtype: torch.dtype = torch.float32, choices:
     if looks_local and not Path(path).is_dir():
         raise FileNotFoundError(f"model {path}: there is no such folder, and it is not a Hub id like 'owner/name'")
     config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-    entry = family(config.model_type)
+    _, causal_lm = CLASSES[family(config.model_type).name]
     if getattr(config, "quantization_config", None):
         raise ValueError(f"{path} is quantised: give a checkpoint in float32, bfloat16 or float16")
-    _, causal_lm = CLASSES[entry.name]
     if isinstance(config, DuoConfig):
         return _read(causal_lm, path, config, dtype=dtype)
     if choices is None or routes_.LETTERS[routes_.SMALL] in choices:
@@ -301,14 +312,7 @@ def load_model(path: Path | str, *, dtype: torch.dtype = torch.float32, choices:
 def _read(
     causal_lm: type[DuoCausalLM], path: Path | str, config: DuoConfig, *, dtype: torch.dtype, new: str | None = None
 ) -> DuoCausalLM:
-    """The model, every weight of which was read and is finite.
-
-    Args:
-        causal_lm: its class.
-        path: folder or Hub id.
-        config: its configuration.
-        dtype: of the weights.
-        new: weights with this in their names may be missing.
+    """The model, every weight of which was read and is finite; those with `new` in their names may be missing.
 
     Raises:
         OSError: the weights cannot be read; ValueError: some are missing, of another shape, NaN or infinite.
@@ -317,14 +321,8 @@ def _read(
     logging.disable_progress_bar()
     logging.set_verbosity_error()  # its report of missing weights; ours is an error
     try:
-        model, report = causal_lm.from_pretrained(
-            path,
-            config=config,
-            dtype=dtype,
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-        )
+        options = {"use_safetensors": True, "ignore_mismatched_sizes": True, "output_loading_info": True}
+        model, report = causal_lm.from_pretrained(path, config=config, dtype=dtype, **options)
     except SafetensorError as error:
         raise OSError(f"the weights in {path} are damaged or cut short ({error}): restore the file") from error
     finally:

@@ -111,15 +111,15 @@ class Router(nn.Module):
         """Routes taken in one ordinary forward pass, and its losses in nats; -1 and NaN where not scored.
 
         Raises:
-            ValueError: a router of another model, bad token ids or lengths, or NaN among the losses.
+            ValueError: a router of another model, bad token ids, lengths or batch_size, or NaN among the losses.
         """
         self.check(lm)
         tokens, was_training = lm.check(tokens), self.training
+        batches = lm.batches(tokens, batch_size)
         self.eval().to(lm.device)
         routes, losses = [], []
         try:
-            for start in range(0, len(tokens), batch_size):
-                part = tokens[start : start + batch_size]
+            for part in (tokens[rows] for rows in batches):
                 hidden, logits = lm.hidden_and_logits(part, self)
                 routes.append(self.choose(logits)[:, :-1].to(torch.int8).cpu().numpy())
                 losses.append(lm.losses(hidden, part))
