@@ -141,9 +141,9 @@ def curve_summary(curves: Sequence[Curve], tokens: Tokens) -> pd.DataFrame:
                     "loss_nats": mean.mean,
                     "low_nats": mean.low,
                     "high_nats": mean.high,
-                    "perplexity": np.exp(mean.mean),
-                    "perplexity_low": np.exp(mean.low),
-                    "perplexity_high": np.exp(mean.high),
+                    "perplexity": metrics.perplexity(mean.mean),
+                    "perplexity_low": metrics.perplexity(mean.low),
+                    "perplexity_high": metrics.perplexity(mean.high),
                     "replay_error_nats": record.replay_error[k] if len(record.replay_error) else np.nan,
                     "positions": mean.positions,
                     "documents": mean.documents,
@@ -161,7 +161,7 @@ def gains(curves: Mapping[str, Curve], tokens: Tokens) -> pd.DataFrame:
     rows = []
     for name, record in curves.items():
         for k, budget in enumerate(record.budgets[:-1]):
-            gain = metrics.mean_interval(record.loss_nats[-1] - record.loss_nats[k], tokens.documents)
+            gain = metrics.difference_interval(record.loss_nats[-1], record.loss_nats[k], tokens.documents)
             rows.append(
                 {
                     "source": tokens.source,
@@ -201,7 +201,7 @@ def gaps(router: Curve, found: Mapping[str, Curve], tokens: Tokens) -> pd.DataFr
         loss, real = router.loss_nats[k], metrics.share(router.routes[k], BIG) * router.routes.shape[-1]
         at = {name: metrics.at_budget(found[name].budgets, found[name].loss_nats, real) for name in found}
         values = {
-            "regret_nats": metrics.difference_interval(loss, at["oracle"], tokens.documents),
+            "regret_nats": metrics.mean_interval(metrics.regret(loss, at["oracle"]), tokens.documents),
             "over_fixed_nats": metrics.difference_interval(at["fixed"], loss, tokens.documents),
             "gap_closed": metrics.gap_interval(loss, at["fixed"], at["oracle"], tokens.documents),
             "label_free_gap_closed": metrics.gap_interval(loss, at["fixed"], at["label-free"], tokens.documents),

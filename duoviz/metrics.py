@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int8
 from scipy.stats import bootstrap
 
-from .routes import BIG, SKIP
+from .routes import BIG
 
 RESAMPLES = 2000
 Losses = Float[np.ndarray, "*seq position"]
@@ -47,8 +47,6 @@ def mean_interval(values: Float[np.ndarray, "seq position"], documents: Sequence
         ValueError: nothing scored, an infinite value, or another number of documents than of sequences.
     """
     values = np.asarray(values, float)
-    if np.isinf(values).any():
-        raise ValueError(f"{np.isinf(values).sum()} infinite values: losses must be finite, or NaN where not scored")
     return _ratio(values, np.isfinite(values).astype(float), documents)
 
 
@@ -56,7 +54,16 @@ def difference_interval(one: Losses, other: Losses, documents: Sequence[str] | N
     """Mean of `one - other`, paired by position, so that what all documents share drops out; as `mean_interval`.
 
     Raises:
-        ValueError: arrays of other shapes or scored at other positions, or nothing scored.
+        ValueError: arrays of other shapes or scored at other positions; what `mean_interval` refuses.
+    """
+    return mean_interval(_paired(one, other), documents)
+
+
+def _paired(one: Losses, other: Losses) -> Losses:
+    """`one - other` in float64.
+
+    Raises:
+        ValueError: arrays of other shapes or scored at other positions.
     """
     one, other = np.asarray(one, float), np.asarray(other, float)
     if one.shape != other.shape or (np.isnan(one) != np.isnan(other)).any():
@@ -64,7 +71,7 @@ def difference_interval(one: Losses, other: Losses, documents: Sequence[str] | N
             f"losses {one.shape} ({np.isfinite(one).sum():,} scored) and {other.shape} ({np.isfinite(other).sum():,}):"
             " a paired difference needs the same positions scored in both"
         )
-    return mean_interval(one - other, documents)
+    return one - other
 
 
 def _ratio(
@@ -72,7 +79,13 @@ def _ratio(
     denominator: Float[np.ndarray, "seq position"],
     documents: Sequence[str] | None,
 ) -> Interval:
-    """Sum over sum, with its bootstrap interval over documents; positions with a NaN numerator do not count."""
+    """Sum over sum, with its bootstrap interval over documents; positions with a NaN numerator do not count.
+
+    Raises:
+        ValueError: as `mean_interval`.
+    """
+    if np.isinf(numerator).any():
+        raise ValueError(f"{np.isinf(numerator).sum()} infinite values: losses must be finite, or NaN where not scored")
     if documents is not None and len(documents) != len(numerator):
         raise ValueError(f"{len(documents)} document ids for {len(numerator)} sequences: give one for each")
     names = np.arange(len(numerator)) if documents is None else np.unique(np.asarray(documents), return_inverse=True)[1]
@@ -98,7 +111,12 @@ def _ratio(
 
 
 def verdict(interval: Interval) -> str:
-    """Whether a quantity is above zero: "holds" if its whole interval is, else "does not hold", and whether that is open."""
+    """Whether a quantity is above zero: "holds" if its whole interval is, else "does not hold", and whether that is open.
+
+    Without an interval it cannot be said.
+    """
+    if np.isnan(interval.low):
+        return f"cannot be said ({'one document' if interval.documents == 1 else 'no interval'})"
     if interval.low > 0:
         return "holds"
     return "does not hold (the interval leaves it open)" if interval.high > 0 else "does not hold"
@@ -113,15 +131,18 @@ def claim(
         text: what is claimed, if the values are positive.
         values, documents: as in `mean_interval`.
         unit: of the values.
+
+    Raises:
+        ValueError: as `mean_interval`.
     """
     found = mean_interval(values, documents)
     counted = f"{found.documents} documents, {found.positions:,} positions"
     return f"{verdict(found)}: {text} ({found} {unit}; {counted})"
 
 
-def perplexity(loss_nats: float | np.ndarray) -> float | np.ndarray:
-    """exp of the mean loss over scored positions."""
-    return np.exp(np.nanmean(loss_nats))
+def perplexity(loss_nats: float | Losses) -> float:
+    """exp of the mean loss over scored positions, or of a mean or its bound; NaN for the bound of a single document."""
+    return float(np.exp(loss_nats if np.ndim(loss_nats) == 0 else np.nanmean(loss_nats)))
 
 
 def difficulty(loss_small: Losses, loss_best: Losses) -> Losses:
@@ -142,8 +163,12 @@ def enough(
 
 
 def regret(loss_router: Losses, loss_oracle: Losses) -> Losses:
-    """What a router loses against the oracle at the same budget and context."""
-    return loss_router - loss_oracle
+    """What a router loses against the oracle at the same budget and context.
+
+    Raises:
+        ValueError: arrays of other shapes or scored at other positions.
+    """
+    return _paired(loss_router, loss_oracle)
 
 
 def at_budget(budgets: np.ndarray, losses: Float[np.ndarray, "k seq position"], budget: float) -> Losses:
@@ -170,6 +195,9 @@ def gap_closed(
 
     All three at the router's realised budget (`at_budget`). With the label-free policy as best it is the label-free gap
     closed. NaN where the interval of the denominator contains 0.
+
+    Raises:
+        ValueError: as `difference_interval`.
     """
     return gap_interval(loss_router, loss_fixed, loss_best, documents).mean
 
@@ -180,13 +208,15 @@ def gap_interval(
     """`gap_closed` with its interval: numerator and denominator are drawn together, document by document.
 
     Mean and bounds are NaN where the interval of the denominator contains 0, or there is one document.
+
+    Raises:
+        ValueError: as `difference_interval`.
     """
-    gap = mean_interval(loss_fixed - loss_best, documents)
+    closed, whole = _paired(loss_fixed, loss_router), _paired(loss_fixed, loss_best)
+    gap = mean_interval(whole, documents)
     if not (gap.low > 0 or gap.high < 0):
         return Interval(np.nan, np.nan, np.nan, gap.positions, gap.documents)
-    return _ratio(
-        np.asarray(loss_fixed - loss_router, float), np.nan_to_num(np.asarray(loss_fixed - loss_best, float)), documents
-    )
+    return _ratio(closed, np.nan_to_num(whole), documents)
 
 
 def scored(routes: Int8[np.ndarray, "*any layer"]) -> Bool[np.ndarray, "*any"]:
@@ -215,8 +245,3 @@ def agreement(one: Int8[np.ndarray, "*any layer"], other: Int8[np.ndarray, "*any
     """The share of layers in which two sets of routes make the same choice, over positions scored in both."""
     both = scored(one) & scored(other)
     return float((one[both] == other[both]).mean())
-
-
-def kept(routes: Int8[np.ndarray, "*any layer"]) -> float:
-    """The share of layers that are not skipped."""
-    return 1.0 - share(routes, SKIP)

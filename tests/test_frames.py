@@ -42,7 +42,8 @@ def test_summaries_gains_and_difficulty_say_what_the_curves_hold(lm, tokens):
     assert summary["realised_big"].tolist() == summary["budget"].tolist()
     row = summary[(summary["policy"] == "oracle") & (summary["budget"] == 2)].iloc[0]
     assert row["loss_nats"] == pytest.approx(np.nanmean(found["nll"].loss_nats[2]))
-    assert row["perplexity"] == pytest.approx(np.exp(row["loss_nats"]))
+    for end in ("", "_low", "_high"):
+        assert row[f"perplexity{end}"] == pytest.approx(np.exp(row[f"{end[1:] or 'loss'}_nats"]))
     assert (row["documents"], row["positions"]) == (3, int(tokens.scored.sum()))
     gains = frames.gains(found, tokens)
     want = np.nanmean(found["null"].loss_nats[-1] - found["null"].loss_nats[1])
@@ -50,6 +51,11 @@ def test_summaries_gains_and_difficulty_say_what_the_curves_hold(lm, tokens):
     table = frames.difficulty(tokens, *found.values(), budget=2)
     assert len(table) == tokens.scored.sum()
     np.testing.assert_allclose(table["difficulty_nats"], table["small_nats"] - table["oracle_nats"], atol=1e-6)
+    every = found["nll"]
+    one = replace(every, loss_nats=every.loss_nats[:, :1], routes=every.routes[:, :1], margin_nats=None)
+    alone = frames.curve_summary([one], tokens[:1])
+    assert alone["perplexity"].notna().all()
+    assert alone[["perplexity_low", "perplexity_high"]].isna().all(axis=None)  # one document: no interval
     usage = frames.usage(found["nll"].at(2)[1], source="s", panel="p")
     assert usage["share"].mean() == pytest.approx(0.5)
     assert usage["n"].min() == 2

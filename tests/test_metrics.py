@@ -3,6 +3,7 @@ import pytest
 
 from duoviz import metrics
 from duoviz.metrics import Interval
+from duoviz.routes import SKIP
 
 
 def test_mean_is_over_positions_and_the_interval_over_documents():
@@ -27,22 +28,28 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
 
 
 def test_verdicts_and_claims():
-    for low, high, want in (
-        (0.05, 0.2, "holds"),
-        (-0.05, 0.2, "does not hold (the interval leaves it open)"),
-        (-0.3, -0.2, "does not hold"),
-        (np.nan, np.nan, "does not hold"),
+    for low, high, documents, want in (
+        (0.05, 0.2, 4, "holds"),
+        (-0.05, 0.2, 4, "does not hold (the interval leaves it open)"),
+        (-0.3, -0.2, 4, "does not hold"),
+        (np.nan, np.nan, 1, "cannot be said (one document)"),
+        (np.nan, np.nan, 4, "cannot be said (no interval)"),
     ):
-        assert metrics.verdict(Interval(0.1, low, high, 20, 4)) == want
+        assert metrics.verdict(Interval(0.1, low, high, 20, documents)) == want
     line = metrics.claim("x", np.array([[1.0, 1.0], [2.0, 2.0]]), unit="of share")
     assert line == "holds: x (1.500 [1.000, 2.000] of share; 2 documents, 4 positions)"
+    assert metrics.claim("x", np.ones((1, 2))).startswith("cannot be said (one document): x (1.000 [nan, nan] nats; 1 ")
 
 
 def test_difficulty_regret_perplexity():
     small, best = np.array([[2.0, 3.0]]), np.array([[1.0, 3.5]])
     np.testing.assert_array_equal(metrics.difficulty(small, best), [[1.0, -0.5]])
     np.testing.assert_array_equal(metrics.regret(small, best), [[1.0, -0.5]])
+    with pytest.raises(ValueError, match="same positions"):
+        metrics.regret(small, np.array([[1.0, np.nan]]))
     assert metrics.perplexity(np.array([0.0, np.nan, 2.0])) == pytest.approx(np.e)
+    assert metrics.perplexity(2.0) == pytest.approx(np.e**2)
+    assert np.isnan(metrics.perplexity(np.nan))  # the bound of a single document
 
 
 def test_enough_is_the_first_budget_near_the_best():
@@ -66,7 +73,7 @@ def test_gap_closed_by_hand():
 def test_shares_and_agreement():
     routes = np.array([[[2, 1], [0, 2]], [[2, 2], [-1, -1]]], np.int8)
     assert metrics.share(routes) == pytest.approx(4 / 6)
-    assert metrics.kept(routes) == pytest.approx(5 / 6)
+    assert metrics.share(routes, SKIP) == pytest.approx(1 / 6)
     np.testing.assert_allclose(metrics.share_by_layer(routes), [[1.0, 0.5], [0.0, 1.0]])
     other = routes.copy()
     other[0, 0, 0] = 1
@@ -100,6 +107,12 @@ def test_the_interval_of_a_gap_holds_its_ratio():
     assert metrics.gap_interval(best, fixed, best).low == pytest.approx(1)
     assert metrics.gap_interval(fixed, fixed, best).high == pytest.approx(0)
     assert np.isnan(metrics.gap_closed(learned, fixed, best, ["one"] * 20))
+    learned[0, 0] = np.inf
+    with pytest.raises(ValueError, match="1 infinite values"):
+        metrics.gap_interval(learned, fixed, best)
+    learned[0, 0] = np.nan
+    with pytest.raises(ValueError, match="same positions"):
+        metrics.gap_interval(learned, fixed, best)
 
 
 def test_bad_values_are_named():
