@@ -61,7 +61,7 @@ class Store:
         stored = self._stored(key)
         if stored:
             return self.read(stored, request)
-        with self._only_writer(key):
+        with only_writer(self.folder / f"{key}.lock"):
             stored = self._stored(key)  # another process may have finished it in the meantime
             if stored:
                 return self.read(stored, request)
@@ -140,45 +140,34 @@ class Store:
             shutil.rmtree(partial, ignore_errors=True)
         return target
 
-    @contextmanager
-    def _only_writer(self, key: str) -> Iterator[None]:
-        """One process computes a result at a time.
 
-        Raises:
-            ValueError: another process that is alive is at it.
-        """
-        lock = self.folder / f"{key}.lock"
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            try:
-                _take(lock)
-            except FileExistsError:
-                self._take_over(lock)
-        except OSError as error:
-            raise OSError(f"{lock} cannot be written ({error}): make room, or give another folder") from error
-        _HELD.add(lock.resolve())
-        try:
-            yield
-        finally:
-            _HELD.discard(lock.resolve())
-            lock.unlink(missing_ok=True)
+@contextmanager
+def only_writer(lock: Path) -> Iterator[None]:
+    """One process writes a thing at a time: the one that made the lock file, which is gone afterwards.
 
-    def _take_over(self, lock: Path) -> None:
-        """Take the lock of a process that is gone; another may do the same, so what was moved away is looked at again."""
-        owner = _owner(lock)
-        if owner is None or not owner[2]:
-            raise ValueError(_busy(lock, owner))
-        moved = lock.with_name(f"{lock.name}.{os.getpid()}.{threading.get_ident()}.gone")
+    A lock that a killed process left is taken over.
+
+    Args:
+        lock: a file that stands for the thing, for example `runs/x/training.lock`; its folder is made.
+
+    Raises:
+        ValueError: another process that is alive, or one of another machine, is at it.
+        OSError: the lock cannot be written.
+    """
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
         try:
-            lock.rename(moved)
-            if _owner(moved) != owner:
-                moved.rename(lock)
-                raise ValueError(_busy(lock, _owner(lock)))
             _take(lock)
-        except (FileNotFoundError, FileExistsError):
-            raise ValueError(_busy(lock, None)) from None
-        finally:
-            moved.unlink(missing_ok=True)
+        except FileExistsError:
+            _take_over(lock)
+    except OSError as error:
+        raise OSError(f"{lock} cannot be written ({error}): make room, or give another folder") from error
+    _HELD.add(lock.resolve())
+    try:
+        yield
+    finally:
+        _HELD.discard(lock.resolve())
+        lock.unlink(missing_ok=True)
 
 
 def _take(lock: Path) -> None:
@@ -191,6 +180,24 @@ def _take(lock: Path) -> None:
         raise
     finally:
         os.close(descriptor)
+
+
+def _take_over(lock: Path) -> None:
+    """Take the lock of a process that is gone; another may do the same, so what was moved away is looked at again."""
+    owner = _owner(lock)
+    if owner is None or not owner[2]:
+        raise ValueError(_busy(lock, owner))
+    moved = lock.with_name(f"{lock.name}.{os.getpid()}.{threading.get_ident()}.gone")
+    try:
+        lock.rename(moved)
+        if _owner(moved) != owner:
+            moved.rename(lock)
+            raise ValueError(_busy(lock, _owner(lock)))
+        _take(lock)
+    except (FileNotFoundError, FileExistsError):
+        raise ValueError(_busy(lock, None)) from None
+    finally:
+        moved.unlink(missing_ok=True)
 
 
 def _owner(lock: Path) -> tuple[int, str, bool] | None:

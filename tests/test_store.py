@@ -1,5 +1,6 @@
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import pandas as pd
 import pytest
 
 import duoviz.store
-from duoviz.store import Store
+from duoviz.store import Store, only_writer
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -117,6 +118,38 @@ def test_a_lock_of_an_earlier_process_with_our_number_is_taken_but_not_our_own(t
         return {"t": TABLE}
 
     assert "t" in store.cached(request, compute)
+
+
+def test_only_one_writer_at_a_time_whatever_is_written(tmp_path):
+    lock = tmp_path / "run" / "training.lock"
+
+    def write():
+        with only_writer(lock):
+            with pytest.raises(
+                ValueError, match=r"is computing training in .*run: wait for it, or give another folder"
+            ):
+                only_writer(lock).__enter__()
+            raise KeyboardInterrupt
+
+    for _ in range(2):  # also after a writer that failed
+        with pytest.raises(KeyboardInterrupt):
+            write()
+        assert not list(lock.parent.iterdir())
+
+
+def test_a_lock_whose_writer_was_killed_is_taken_over(tmp_path):
+    lock = tmp_path / "training.lock"
+    code = (
+        "import os, pathlib, signal, sys\n"
+        "from duoviz.store import only_writer\n"
+        "with only_writer(pathlib.Path(sys.argv[1])): os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", code, str(lock)], cwd=ROOT, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert lock.exists()
+    with only_writer(lock):
+        assert lock.read_text().split()[0] == str(os.getpid())
+    assert not lock.exists()
 
 
 def test_a_result_finished_while_waiting_for_the_lock_is_not_computed_again(tmp_path, monkeypatch):
