@@ -1,4 +1,5 @@
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -7,9 +8,9 @@ import pytest
 import torch
 from conftest import tiny_model
 
-from duoviz import corpus, training
+from duoviz import corpus, figures, training
 from duoviz.model import RandomPolicy, load
-from duoviz.training import Preset, Rows, Stage1
+from duoviz.training import PRESETS, Preset, Rows, Stage1
 
 TINY = Preset(16, 2, 2, 32, 4, 300, 32, 32 * 4 * 12, 4, 1e-2, 1e-3, warmup=2)
 
@@ -40,10 +41,14 @@ def weights(folder):
     return load(folder).model.state_dict()
 
 
+def facts_of(folder):
+    return json.loads((folder / "training.json").read_text())
+
+
 def test_a_run_cut_off_at_any_step_ends_with_the_same_weights(tmp_path, sources, whole):
     cut = plan(tmp_path / "cut", sources)
     training.train(cut, max_steps=7)
-    assert json.loads((tmp_path / "cut" / "model" / "training.json").read_text())["steps"] == 7
+    assert facts_of(tmp_path / "cut" / "model")["steps"] == 7
     assert "7 of 12 steps" in (tmp_path / "cut" / "model" / "README.md").read_text()
     half_written = tmp_path / "cut" / "checkpoint-9"
     half_written.mkdir()
@@ -67,12 +72,33 @@ def test_the_log_and_the_card_say_what_was_done(sources, whole):
     assert held["step"].tolist() == [4, 8, 12]
     assert held["tokens"].tolist() == [4 * 128, 8 * 128, 12 * 128]
     assert log["loss"].dropna().iloc[-1] < log["loss"].dropna().iloc[0]
-    facts, card = json.loads((whole / "training.json").read_text()), (whole / "README.md").read_text()
+    facts, card = facts_of(whole), (whole / "README.md").read_text()
     assert facts["tokens"] == 12 * 128
     assert f"{facts['tokens']:,} tokens" in card
     assert f"The last rows of {sources[0]} and {sources[1]} were held out." in card
     assert "near-duplicates" not in card
-    assert "near-duplicates" in training.card(facts | {"sources": corpus.PYTHON})
+    assert "1,536 tokens of" in card
+    assert "12 steps\nof 4 rows of 32 tokens" in card
+    assert "0.01 after 1 steps, then a cosine to 0.001; seed 0" in card
+    assert "Leg" not in card
+    assert "python -m" not in card  # its shape is no preset of the command line
+    assert "near-duplicates" in training.card(facts | {"legs": [facts["legs"][0] | {"sources": corpus.PYTHON}]})
+
+
+def test_the_card_gives_the_command_of_every_leg(tmp_path):
+    first = Stage1(tmp_path / "first", seed=3).leg(PRESETS["tiny"].steps)
+    paper = replace(PRESETS["paper"], tokens=10**9)
+    policy = RandomPolicy(0.6, 0.3, 0.1)
+    second = Stage1(tmp_path / "on", paper, ("python-code",), policy, micro_rows=16, start=tmp_path).leg(5)
+    facts = {"name": "on", "tokens": 1, "holdout_nats": {}, "legs": [first, second | {"start": "data/my model"}]}
+    card = training.card(facts)
+    assert "runs/first \\\n        --sources python-prose,python-code --seed 3 --micro-rows 8\n" in card
+    assert "runs/on --preset paper --start 'data/my model' --tokens 1000000000 \\\n" in card
+    assert "--sources python-code --big 0.6 --skip 0.1 --seed 0 --micro-rows 16\n" in card
+    assert "cut off" not in card
+    assert "not finished: 5 of 238 steps of leg 2" in card
+    alone = training.card(facts | {"legs": facts["legs"][1:]})
+    assert "It started from the model in data/my model,\nwhich came without a record of its own training." in alone
 
 
 def test_holdout_losses_are_those_of_scoring(whole):
@@ -141,6 +167,102 @@ def test_a_run_starts_from_a_model_and_keeps_its_tokenizer(tmp_path, sources, wh
     moved = weights(training.train(run))
     for name, tensor in weights(whole).items():
         torch.testing.assert_close(moved[name], tensor, atol=1e-6, rtol=1e-6)
+
+
+def first_leg(folder, sources):
+    """A cut run's model with a record as it was written when a model had but one leg."""
+    run = plan(folder / "run", sources, micro_rows=4)
+    shutil.copytree(training.train(run, max_steps=7), folder / "kept")
+    facts = facts_of(folder / "kept")
+    leg = facts.pop("legs")[0]
+    old = {**leg, **facts, "continued": False}
+    for name in ("name", "start"):
+        del old[name]
+    (folder / "kept" / "training.json").write_text(json.dumps(old))
+    return folder / "kept"
+
+
+def test_a_continued_run_keeps_the_record_of_every_leg(tmp_path, sources):
+    kept = first_leg(tmp_path, sources)
+    earlier = pd.read_parquet(kept / "training-log.parquet")
+    run = plan(tmp_path / "on", sources, start=kept, seed=1, preset=replace(TINY, tokens=128 * 5))
+    folder = training.train(run)
+    facts, card = facts_of(folder), (folder / "README.md").read_text()
+    legs = facts["legs"]
+    assert [leg["name"] for leg in legs] == ["kept", "on"]
+    assert [leg["start"] for leg in legs] == [None, str(kept)]
+    assert [leg["seed"] for leg in legs] == [0, 1]
+    assert [leg["micro_rows"] for leg in legs] == [4, 2]
+    assert [(leg["steps"], leg["steps_planned"]) for leg in legs] == [(7, 12), (5, 5)]
+    assert [leg["tokens"] for leg in legs] == [7 * 128, 5 * 128]
+    assert (facts["steps"], facts["tokens"]) == (12, 12 * 128)
+    assert "Trained on 1,536 tokens in 2 legs" in card
+    assert "Leg 1 was cut off after 7 of 12 steps, before its learning rate had come down; leg 2 went on" in card
+    assert "not finished" not in card
+    assert (
+        card.index("Leg 1: 896 tokens") < card.index("seed 0") < card.index("Leg 2: 640 tokens") < card.index("seed 1")
+    )
+    log = pd.read_parquet(folder / "training-log.parquet")
+    pd.testing.assert_frame_equal(log[: len(earlier)][list(earlier)], earlier, check_dtype=False)
+    assert log["step"][len(earlier) :].between(8, 12).all()
+    assert (log["tokens"] == log["step"] * 128).all()
+    curve = next(line for line in figures.training_curves(log).data if line.name == "all big")
+    assert list(curve.x) == [4 * 128, 7 * 128, 11 * 128, 12 * 128]
+    again = training.train(plan(tmp_path / "third", sources, start=folder, preset=replace(TINY, tokens=128)))
+    assert facts_of(again)["legs"][:2] == legs
+    assert facts_of(again)["tokens"] == 13 * 128
+
+
+def test_the_record_outlives_the_model_it_came_from(tmp_path, sources):
+    """The continued model takes the place of the model it started from, and then the command is repeated."""
+    kept = first_leg(tmp_path, sources)
+    run = plan(tmp_path / "on", sources, start=kept, seed=1, preset=replace(TINY, tokens=128 * 5))
+    folder = training.train(run)
+    shutil.rmtree(tmp_path / "on" / "start")  # a run of before the copy was made
+    before = [(folder / name).read_bytes() for name in ("training.json", "README.md")]
+    log = pd.read_parquet(folder / "training-log.parquet")
+    for _ in range(2):
+        training.train(run)
+        assert [(folder / name).read_bytes() for name in ("training.json", "README.md")] == before
+        pd.testing.assert_frame_equal(pd.read_parquet(folder / "training-log.parquet"), log, check_like=True)
+        shutil.rmtree(kept)
+        shutil.copytree(folder, kept)
+
+
+def test_a_model_without_a_record_stays_without_one(tmp_path, sources, whole):
+    kept = tmp_path / "kept"
+    shutil.copytree(whole, kept)
+    (kept / "training.json").unlink()
+    run = plan(tmp_path / "on", sources, start=kept, preset=replace(TINY, tokens=128))
+    folder = training.train(run)
+    assert f"started from the model in {kept},\nwhich came without a record" in (folder / "README.md").read_text()
+    facts = facts_of(folder)
+    shutil.copy(folder / "training.json", kept)
+    training.train(run)
+    assert facts_of(folder) == facts
+    assert facts["tokens"] == 128
+
+
+def test_bad_records_are_named_before_training(tmp_path, sources, whole):
+    kept = tmp_path / "kept"
+    shutil.copytree(whole, kept)
+    good = facts_of(kept)
+    run = plan(tmp_path / "on", sources, start=kept)
+    continued = good["legs"][0] | {"continued": True}
+    for text, said in (
+        ("{", r"training\.json is damaged"),
+        ("[]", r"training\.json is damaged"),
+        ("{}", r"training\.json is damaged .*KeyError\('preset'\).*: put the right file there, or remove it"),
+        (json.dumps(continued), "continued, but not from what: repeat the command that trained it"),
+    ):
+        (kept / "training.json").write_text(text)
+        with pytest.raises(ValueError, match=said):
+            training.train(run)
+    (kept / "training.json").write_text(json.dumps(good))
+    (kept / "training-log.parquet").write_bytes(b"cut off here")
+    with pytest.raises(ValueError, match=r"training-log\.parquet is damaged"):
+        training.train(run)
+    assert [path.name for path in (tmp_path / "on").iterdir()] == ["plan.json"]
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path, sources):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 from transformers import LlamaConfig
 
 from .. import corpus
@@ -21,7 +24,7 @@ class Preset:
         tokens: training tokens.
         rows: sequences of `context` tokens in one optimizer step.
         learning_rate, final_learning_rate: peak and end of a cosine with warm-up.
-        warmup: steps of warm-up.
+        warmup: steps of warm-up; at most a tenth of all steps.
 
     Raises:
         ValueError: a size below 1, or a width that the heads do not divide evenly.
@@ -48,6 +51,21 @@ class Preset:
             raise ValueError(
                 f"hidden {self.hidden}: {self.heads} heads need a multiple of {2 * self.heads} (rotary pairs)"
             )
+
+    @property
+    def step_tokens(self) -> int:
+        """Tokens of one optimizer step."""
+        return self.rows * self.context
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps."""
+        return max(1, self.tokens // self.step_tokens)
+
+    @property
+    def warmup_steps(self) -> int:
+        """Steps in which the learning rate rises."""
+        return min(self.warmup, self.steps // 10)
 
     def config(self) -> DuoConfig:
         """The configuration of the model."""
@@ -123,7 +141,22 @@ class Stage1:
     @property
     def steps(self) -> int:
         """Optimizer steps."""
-        return max(1, self.preset.tokens // (self.preset.rows * self.preset.context))
+        return self.preset.steps
+
+    def leg(self, steps: int) -> dict[str, Any]:
+        """What `training.json` says of this run after so many steps; a model trained in several runs has several legs."""
+        return {
+            "name": self.out.name,
+            "start": None if self.start is None else str(self.start),
+            "preset": asdict(self.preset),
+            "sources": self.sources,
+            "policy": asdict(self.policy),
+            "seed": self.seed,
+            "micro_rows": self.micro_rows,
+            "steps": steps,
+            "steps_planned": self.steps,
+            "tokens": steps * self.preset.step_tokens,
+        }
 
     def claim(self) -> None:
         """Make the run's folder this plan's own.
@@ -144,3 +177,63 @@ class Stage1:
         temporary = path.with_suffix(".tmp")
         temporary.write_text(json.dumps(facts, indent=1) + "\n")
         temporary.replace(path)
+
+    def before(self) -> tuple[list[dict[str, Any]], pd.DataFrame]:
+        """Legs and log of the model that the run starts from; empty where nothing came with it.
+
+        They are read from a copy in the run's folder, made the first time: what was trained here may take the place of
+        the model it started from, and a repeated command must still find the earlier legs.
+
+        Raises:
+            ValueError: a damaged record, or one that does not say what the model was continued from.
+        """
+        if self.start is None:
+            return [], pd.DataFrame()
+        copy, name = self.out / "start", Path(self.start).resolve().name
+        if copy.is_dir():
+            return _record(copy, name)
+        found = _record(Path(self.start), name)  # nothing damaged is copied
+        partial = self.out / "start.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        for path in (Path(self.start) / file for file in RECORD):
+            if path.is_file():
+                shutil.copyfile(path, partial / path.name)
+        partial.rename(copy)
+        return found
+
+
+RECORD = ("training.json", "training-log.parquet")
+"""What a model's folder holds about its training."""
+
+
+def _record(folder: Path, name: str) -> tuple[list[dict[str, Any]], pd.DataFrame]:
+    """Legs and log that a folder holds; a leg that does not say its name has the one given."""
+    facts_path, log_path = (folder / file for file in RECORD)
+    if not facts_path.is_file():
+        return [], pd.DataFrame()
+    path = facts_path
+    try:
+        facts = json.loads(facts_path.read_text())
+        legs = [_leg(leg, name) for leg in facts.get("legs", [facts])]
+        path = log_path
+        log = pd.read_parquet(log_path) if log_path.is_file() else pd.DataFrame()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged ({error!r}): put the right file there, or remove it") from error
+    if "legs" not in facts and facts.get("continued"):
+        raise ValueError(
+            f"{facts_path} says that the model was continued, but not from what: repeat the command that trained it,"
+            " which writes its model again"
+        )
+    return legs, log
+
+
+def _leg(facts: dict[str, Any], name: str) -> dict[str, Any]:
+    """A leg as `Stage1.leg` writes it, also from facts of a time when a model had but one."""
+    kept = ("sources", "policy", "seed", "micro_rows", "steps", "steps_planned", "tokens")
+    return {
+        "name": facts.get("name", name),
+        "start": facts.get("start"),
+        "preset": asdict(Preset(**facts["preset"])),
+        **{key: facts[key] for key in kept},
+    }

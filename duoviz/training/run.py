@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,11 @@ from transformers import PreTrainedTokenizerFast, Trainer, TrainerCallback, Trai
 from .. import corpus
 from ..model.duo import CLASSES, DuoCausalLM, RandomPolicy
 from ..model.language_model import load_model
-from .plan import Stage1
+from .plan import PRESETS, Preset, Stage1
 from .text import HELD_ROWS, Rows, held_out, rows_of, tokenizer_of
+
+HELD_POLICIES = ("big", "small", "random")
+"""What the holdout is scored with."""
 
 
 class DuoTrainer(Trainer):
@@ -60,7 +64,7 @@ def holdout_losses(model: DuoCausalLM, held: dict[str, Tensor], policy: RandomPo
     model.eval()
     found = {}
     for source, rows in held.items():
-        for name in ("big", "small", "random"):
+        for name in HELD_POLICIES:
             total = 0.0
             for number, part in enumerate(rows.split(16)):
                 if name == "random":
@@ -98,9 +102,11 @@ def train(plan: Stage1, *, max_steps: int | None = None) -> Path:
         max_steps: stop (resumably) after this step of the plan's schedule.
 
     Raises:
-        ValueError: a folder that holds another plan's run, text too short for two rows, a loss that is not finite.
+        ValueError: a folder that holds another plan's run, a damaged record of the model to start from, text too short
+            for two rows, a loss that is not finite.
     """
     plan.claim()
+    before = plan.before()
     tokenizer = tokenizer_of(plan)
     rows = rows_of(plan, tokenizer)
     torch.manual_seed(plan.seed)
@@ -116,7 +122,7 @@ def train(plan: Stage1, *, max_steps: int | None = None) -> Path:
     )
     checkpoint = last_checkpoint(plan.out)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    return _finish(plan, trainer, tokenizer)
+    return _finish(plan, trainer, tokenizer, *before)
 
 
 def _arguments(plan: Stage1) -> TrainingArguments:
@@ -128,7 +134,7 @@ def _arguments(plan: Stage1) -> TrainingArguments:
         learning_rate=plan.preset.learning_rate,
         lr_scheduler_type="cosine_with_min_lr",
         lr_scheduler_kwargs={"min_lr": plan.preset.final_learning_rate},
-        warmup_steps=min(plan.preset.warmup, plan.steps // 10),
+        warmup_steps=plan.preset.warmup_steps,
         adam_beta2=0.95,
         weight_decay=0.1,
         max_grad_norm=1.0,
@@ -148,29 +154,31 @@ def _arguments(plan: Stage1) -> TrainingArguments:
     )
 
 
-def _finish(plan: Stage1, trainer: DuoTrainer, tokenizer: PreTrainedTokenizerFast) -> Path:
+def _finish(
+    plan: Stage1,
+    trainer: DuoTrainer,
+    tokenizer: PreTrainedTokenizerFast,
+    legs: list[dict[str, Any]],
+    log: pd.DataFrame,
+) -> Path:
+    """Write the model with all that is known of its training, `legs` and `log` of the model it started from included."""
     folder, done = plan.out / "model", trainer.state.global_step
-    history = trainer.state.log_history
-    held = [row for row in history if row["step"] == done and any(name.startswith("eval_") for name in row)]
+    names = [f"eval_{source}_{policy}" for source in plan.sources for policy in HELD_POLICIES]
+    held = [row for row in trainer.state.log_history if row["step"] == done and names[0] in row]
     losses = held[-1] if held else trainer.evaluate()
-    log = pd.DataFrame(trainer.state.log_history)
+    own = pd.DataFrame([row for row in trainer.state.log_history if "train_runtime" not in row])  # of this call alone
+    own["tokens"] = own["step"] * plan.preset.step_tokens + sum(leg["tokens"] for leg in legs)
+    own["step"] += sum(leg["steps"] for leg in legs)
     trainer.model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    tokens_per_step = plan.preset.rows * plan.preset.context
-    log["tokens"] = log["step"] * tokens_per_step
-    log.to_parquet(folder / "training-log.parquet")
+    pd.concat([log, own] if len(log) else [own], ignore_index=True).to_parquet(folder / "training-log.parquet")
+    legs = [*legs, plan.leg(done)]
     facts = {
         "name": plan.out.name,
-        "preset": asdict(plan.preset),
-        "sources": plan.sources,
-        "policy": asdict(plan.policy),
-        "seed": plan.seed,
-        "micro_rows": plan.micro_rows,
-        "continued": plan.start is not None,
-        "steps": done,
-        "steps_planned": plan.steps,
-        "tokens": done * tokens_per_step,
-        "holdout_nats": {k.removeprefix("eval_"): round(v, 4) for k, v in losses.items() if k.startswith("eval_")},
+        "steps": sum(leg["steps"] for leg in legs),
+        "tokens": sum(leg["tokens"] for leg in legs),
+        "holdout_nats": {name.removeprefix("eval_"): round(losses[name], 4) for name in names},
+        "legs": legs,
     }
     (folder / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
     (folder / "README.md").write_text(card(facts))
@@ -178,44 +186,98 @@ def _finish(plan: Stage1, trainer: DuoTrainer, tokenizer: PreTrainedTokenizerFas
 
 
 def card(facts: dict[str, Any]) -> str:
-    """The model card: data, tokens, losses, seed, command."""
-    shape = facts["preset"]
+    """The model card, from what `training.json` holds: data, tokens, losses and, for every leg, seed and command."""
+    legs = facts["legs"]
+    shape = Preset(**legs[-1]["preset"])
     losses = "\n".join(f"| {name.replace('_', ', ')} | {value:.3f} |" for name, value in facts["holdout_nats"].items())
-    unfinished = facts["steps"] < facts["steps_planned"]
-    note = (
-        f"\nTraining is not finished: {facts['steps']:,} of {facts['steps_planned']:,} steps, the learning rate has not"
-        " come down yet, and the losses below will fall.\n"
-        if unfinished
-        else ""
-    )
-    own = [source for source in facts["sources"] if source not in corpus.PYTHON]
-    read = "The last rows of {} were held out.".format(" and ".join(own)) if own else ""
-    if len(own) < len(facts["sources"]):
-        read = (
-            "The python sources are docstrings and sources of the standard library and of the installed packages, read where\n"
-            "they are installed. Documents whose hash falls into the holdout (4 %), and near-duplicates of those, were never\n"
-            f"trained on; neither was the shipped text. {read}"
-        ).strip()
-    return f"""# {facts["name"]}
-
-A Duo Llama: {shape["layers"]} layers of width {shape["hidden"]}, {shape["heads"]} heads, FFNs of width {shape["big"]} (big)
-and {shape["small"]} (small), a byte-level BPE vocabulary of {shape["vocab"]:,}, context {shape["context"]}, tied embeddings,
-float32. It was made to be studied, not to be used: it knows only what it has read.
-{note}
-Trained on {facts["tokens"]:,} tokens of {" and ".join(facts["sources"])} in equal parts. Each token took the big FFN with
-probability {facts["policy"]["big"]}, the small one with {facts["policy"]["small"]} and none with {facts["policy"]["skip"]}, at
-each layer independently. {read}
-
-AdamW (0.9, 0.95), weight decay 0.1, gradients clipped at 1, learning rate {shape["learning_rate"]} after {shape["warmup"]} steps,
-then a cosine to {shape["final_learning_rate"]}; {shape["rows"]} rows of {shape["context"]} tokens a step; seed {facts["seed"]}.
-
-    python -m duoviz train --out runs/{facts["name"]} --sources {",".join(facts["sources"])} --seed {facts["seed"]} \\
-        --micro-rows {facts["micro_rows"]}
-
-| holdout (at most {HELD_ROWS} rows of {shape["context"]} tokens), policy | loss, nats per token |
+    trained = f"Trained on {facts['tokens']:,} tokens" + (f" in {len(legs)} legs." if len(legs) > 1 else ".")
+    if legs[0]["start"]:
+        trained += (
+            f" It started from the model in {legs[0]['start']},\nwhich came without a record of its own training."
+        )
+    parts = [
+        f"# {facts['name']}",
+        f"""A Duo Llama: {shape.layers} layers of width {shape.hidden}, {shape.heads} heads, FFNs of width {shape.big} (big)
+and {shape.small} (small), a byte-level BPE vocabulary of {shape.vocab:,}, context {shape.context}, tied embeddings,
+float32. It was made to be studied, not to be used: it knows only what it has read.""",
+        *_cuts(legs),
+        f"""{trained} At each layer, independently,
+each token took the big FFN, the small one or none at random. {_held(legs)}""",
+        "AdamW (0.9, 0.95), weight decay 0.1, gradients clipped at 1.",
+        *(_leg(leg, f"Leg {number}: " if len(legs) > 1 else "") for number, leg in enumerate(legs, 1)),
+        f"""| holdout (at most {HELD_ROWS} rows of {shape.context} tokens), policy | loss, nats per token |
 |---|---|
-{losses}
-"""
+{losses}""",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _cuts(legs: list[dict[str, Any]]) -> list[str]:
+    """A sentence for every leg that was cut off before its learning rate had come down."""
+    found = []
+    for number, leg in enumerate(legs, 1):
+        if leg["steps"] >= leg["steps_planned"]:
+            continue
+        steps = f"{leg['steps']:,} of {leg['steps_planned']:,} steps"
+        if number < len(legs):
+            found.append(
+                f"Leg {number} was cut off after {steps}, before its learning rate had come down; leg {number + 1} went on"
+                " from\nthere with a new warm-up and a new cosine."
+            )
+        else:
+            found.append(
+                f"Training is not finished: {steps}{f' of leg {number}' if number > 1 else ''}, the learning rate has not"
+                " come down\nyet, and the losses below will fall."
+            )
+    return found
+
+
+def _held(legs: list[dict[str, Any]]) -> str:
+    """What was kept out of training."""
+    sources = list(dict.fromkeys(source for leg in legs for source in leg["sources"]))
+    own = [source for source in sources if source not in corpus.PYTHON]
+    read = "The last rows of {} were held out.".format(" and ".join(own)) if own else ""
+    if len(own) == len(sources):
+        return read
+    return (
+        "The python sources are docstrings and sources of the standard library and of the\n"
+        "installed packages, read where they are installed. Documents whose hash falls into the holdout (4 %), and\n"
+        f"near-duplicates of those, were never trained on; neither was the shipped text. {read}"
+    ).strip()
+
+
+def _leg(leg: dict[str, Any], title: str) -> str:
+    """One leg of training: text, routes, schedule, seed and command."""
+    shape, policy = Preset(**leg["preset"]), leg["policy"]
+    cut = f" of {leg['steps_planned']:,}" if leg["steps"] < leg["steps_planned"] else ""
+    rate = f"{shape.learning_rate} after {shape.warmup_steps} steps, then a cosine to {shape.final_learning_rate}"
+    odds = f"big with probability {policy['big']}, small {policy['small']}, none {policy['skip']}"
+    return f"""{title}{leg["tokens"]:,} tokens of {" and ".join(leg["sources"])} in equal parts: {leg["steps"]:,}{cut} steps
+of {shape.rows} rows of {shape.context} tokens; {odds};
+learning rate {rate}; seed {leg["seed"]}.
+
+{_command(leg)}"""
+
+
+def _command(leg: dict[str, Any]) -> str:
+    """The command that trains a leg, or why there is none."""
+    shape, policy = Preset(**leg["preset"]), leg["policy"]
+    names = [name for name, preset in PRESETS.items() if replace(preset, tokens=shape.tokens) == shape]
+    if not names:
+        return "It was trained from Python: its shape and schedule are no preset of the command line."
+    given: dict[str, Any] = {"--out": f"runs/{leg['name']}"}
+    if names[0] != "tiny":
+        given["--preset"] = names[0]
+    if leg["start"]:
+        given["--start"] = leg["start"]
+    if shape.tokens != PRESETS[names[0]].tokens:
+        given["--tokens"] = shape.tokens
+    rest = {"--sources": ",".join(leg["sources"])}
+    if (policy["big"], policy["skip"]) != (RandomPolicy().big, RandomPolicy().skip):
+        rest |= {"--big": policy["big"], "--skip": policy["skip"]}
+    rest |= {"--seed": leg["seed"], "--micro-rows": leg["micro_rows"]}
+    first, second = (shlex.join(str(word) for pair in some.items() for word in pair) for some in (given, rest))
+    return f"    python -m duoviz train {first} \\\n        {second}"
 
 
 class _StopAt(TrainerCallback):
