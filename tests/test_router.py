@@ -1,5 +1,10 @@
 import json
+import os
+import signal
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +17,7 @@ from duoviz.router import Mixture, Router, Stage3
 from duoviz.router import training as training_
 from duoviz.routes import BIG, SKIP, SMALL
 
+ROOT = Path(__file__).resolve().parents[1]
 MIXTURES = [Mixture(0.25, 0.75), Mixture(0.5, 0.0, 0.5), Mixture(0.5, 0.3, 0.2)]
 
 
@@ -172,6 +178,52 @@ def test_training_interrupted_and_resumed_is_bit_equal(tmp_path, monkeypatch, ba
     monkeypatch.setattr(training_, "_step", None)  # a finished training takes no step
     again, _ = router.train(second, rows, plan, checkpoint=tmp_path / "state.pt")
     assert torch.equal(again.weight, resumed.weight)
+
+
+KILLED = """
+import os, pathlib, signal, sys
+import numpy as np, torch
+from conftest import tiny_model
+from duoviz import router
+from duoviz.router import Mixture, Stage3
+
+torch.set_num_threads(1)
+saves, save = [], torch.save
+
+def killed(state, path):
+    saves.append(1)
+    if len(saves) == 2:
+        path.write_bytes(b"cut off here")
+        os.kill(os.getpid(), signal.SIGKILL)
+    save(state, path)
+
+torch.save = killed
+rows = np.random.default_rng(0).integers(0, 61, (16, 16))
+router.train(tiny_model(), rows, eval(sys.argv[1]), checkpoint=pathlib.Path(sys.argv[2]))
+"""
+
+
+def test_training_killed_while_it_saves_ends_bit_equal(tmp_path):
+    """SIGKILL in the middle of the second checkpoint: the first is whole, and steps 6 to 10 are done again."""
+    rows, threads = np.random.default_rng(0).integers(0, 61, (16, 16)), torch.get_num_threads()
+    plan, path = Stage3(MIXTURES[2], tokens=16 * 4 * 12, rows=4, save_every=5), tmp_path / "state.pt"
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, repr(plan), str(path)],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "tests")},
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL
+    assert len(torch.load(path, weights_only=True)["log"]) == 5
+    torch.set_num_threads(1)
+    try:
+        resumed, relog = router.train(tiny_model(), rows, plan, checkpoint=path)
+        whole, log = router.train(tiny_model(), rows, plan)
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(whole.weight, resumed.weight)
+    assert log.equals(relog)
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_checkpoints_that_do_not_fit_are_named(tmp_path, monkeypatch):

@@ -1,6 +1,11 @@
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,6 +17,7 @@ from duoviz import corpus, figures, training
 from duoviz.model import RandomPolicy, load
 from duoviz.training import PRESETS, Preset, Rows, Stage1
 
+ROOT = Path(__file__).resolve().parents[1]
 TINY = Preset(16, 2, 2, 32, 4, 300, 32, 32 * 4 * 12, 4, 1e-2, 1e-3, warmup=2)
 
 
@@ -62,6 +68,66 @@ def test_a_run_cut_off_at_any_step_ends_with_the_same_weights(tmp_path, sources,
     logs = [pd.read_parquet(folder / "training-log.parquet") for folder in (whole, resumed)]
     held = [log.filter(like="eval_").dropna().iloc[-1] for log in logs]
     pd.testing.assert_series_equal(held[0], held[1][held[0].index], check_names=False)
+
+
+@pytest.fixture
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+KILLED = """
+import os, pathlib, signal, sys
+import torch
+from duoviz import training
+
+torch.set_num_threads(1)
+preset, out, *sources = sys.argv[1:]
+micro_steps, compute_loss = [], training.DuoTrainer.compute_loss
+
+def killed(*args, **kwargs):
+    micro_steps.append(1)
+    if len(micro_steps) == 16:  # the second half of step 8: a checkpoint was kept at 5, the next is due at 10
+        os.kill(os.getpid(), signal.SIGKILL)
+    return compute_loss(*args, **kwargs)
+
+training.DuoTrainer.compute_loss = killed
+plan = training.Stage1(
+    pathlib.Path(out), eval("training." + preset), tuple(sources), micro_rows=2, evaluate_every=4, save_every=5
+)
+training.train(plan)
+"""
+
+
+def test_a_run_killed_between_two_saves_ends_bit_equal(tmp_path, sources, one_thread, monkeypatch):
+    """SIGKILL in the middle of a step: no handler runs, nothing is saved; the repeated command does steps 6 to 8 again."""
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, repr(TINY), str(tmp_path / "killed"), *sources],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL
+    left = sorted(path.name for path in (tmp_path / "killed").glob("[cm]*"))
+    assert left == ["checkpoint-5"]
+    rows, compute_loss = [], training.DuoTrainer.compute_loss
+
+    def counted(trainer, model, inputs, *args, **kwargs):
+        rows.extend(inputs["row"].tolist())
+        return compute_loss(trainer, model, inputs, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.DuoTrainer, "compute_loss", counted)
+        resumed = training.train(plan(tmp_path / "killed", sources))
+    assert rows == list(range(5 * 4, 12 * 4))  # it went on after the checkpoint
+    whole = training.train(plan(tmp_path / "whole", sources))
+    want, got = weights(whole), weights(resumed)
+    assert want.keys() == got.keys()
+    for name, tensor in want.items():
+        assert torch.equal(got[name], tensor), name
+    assert facts_of(resumed) == facts_of(whole) | {"name": "killed", "legs": facts_of(resumed)["legs"]}
 
 
 def test_the_log_and_the_card_say_what_was_done(sources, whole):
