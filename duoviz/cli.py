@@ -116,7 +116,7 @@ def router(
     from . import router as routers
     from . import study
 
-    mixture = routers.Mixture(big=big, small=1 - big - skip if small is None else small, skip=skip)
+    mixture = routers.Mixture(big=big, small=_rest(big, skip) if small is None else small, skip=skip)
     made, log = study.train_router(model, out, mixture=mixture, tokens=tokens, seed=seed)
     print(log.iloc[[0, -1]].to_string(index=False))
     print(json.dumps({"asked": made.facts["mixture"], "realised on calibration text": made.facts["calibrated"]}))
@@ -149,13 +149,13 @@ def train(
     if preset not in training.PRESETS:
         raise ValueError(f"preset {preset!r}: allowed are {', '.join(training.PRESETS)}")
     shape = training.PRESETS[preset]
-    shape = replace(shape, tokens=tokens) if tokens else shape
+    shape = replace(shape, tokens=shape.tokens if tokens is None else tokens)
     folder = training.train(
         training.Stage1(
             out=out,
             preset=shape,
             sources=tuple(sources.split(",")),
-            policy=RandomPolicy(big=big, small=1 - big - skip, skip=skip),
+            policy=RandomPolicy(big=big, small=_rest(big, skip), skip=skip),
             seed=seed,
             micro_rows=micro_rows,
             start=start,
@@ -189,6 +189,11 @@ def report(
     print(f"report: {out / 'index.html'}")
     if any(page.error for page in pages):
         raise typer.Exit(1)
+
+
+def _rest(big: float, skip: float) -> float:
+    """The share that big and skip leave to small; rounded, because 1 - 0.9 - 0.1 is -2.8e-17, a share below zero."""
+    return round(1 - big - skip, 12) + 0.0  # + 0.0: no -0.0 in what is saved
 
 
 def _parameter(text: str) -> tuple[str, Any]:

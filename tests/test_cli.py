@@ -2,7 +2,8 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from duoviz.cli import app
+from duoviz.cli import _rest, app
+from duoviz.router import Mixture
 
 
 def run(*words):
@@ -40,6 +41,13 @@ def test_oracle_writes_routes_and_answers_from_the_store(tmp_path):
     assert files[0].stat().st_mtime_ns == stamp
 
 
+@pytest.mark.parametrize(("big", "skip", "letters"), [(0.9, 0.1, "-B"), (0.7, 0.3, "-B"), (0.5, 0.2, "-SB")])
+def test_shares_that_sum_to_one_leave_nothing_to_small(big, skip, letters):
+    mixture = Mixture(big=big, small=_rest(big, skip), skip=skip)
+    assert mixture.letters == letters
+    assert str(mixture.small) == {"-B": "0.0", "-SB": "0.3"}[letters]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -53,7 +61,15 @@ def test_oracle_writes_routes_and_answers_from_the_store(tmp_path):
         (("oracle", "--context", "sideways"), "context 'sideways': allowed are"),
         (("oracle", "--max-flops", "10"), "above the limit of 10"),
         (("router", "--out", "x", "--big", "0.7", "--skip", "0.6"), "give shares that sum to 1"),
+        (("router", "--out", "x", "--big", "nan"), "give shares that sum to 1"),
+        (
+            ("router", "--out", "x", "--big", "0.9", "--skip", "0.1", "--model", "no/such/folder"),
+            "there is no such folder",
+        ),
         (("train", "--out", "x", "--preset", "huge"), "preset 'huge': allowed are tiny, paper"),
+        (("train", "--out", "x", "--tokens", "0"), "tokens=0"),
+        (("train", "--out", "x", "--big", "0.9", "--skip", "0.1", "--sources", "novels"), "'novels' is unknown"),
+        (("train", "--out", "x", "--big", "0.7", "--skip", "0.6"), "give probabilities that sum to 1"),
         (("report", "--only", "99"), "notebook '99': there are 1-what-is-a-duo-model"),
         (("report", "-p", "budgget=5"), "parameter 'budgget': the notebooks have"),
         (("report", "-p", "nonsense"), "write name=value"),

@@ -141,8 +141,10 @@ def test_random_policy_has_its_shares_and_its_seed(lm, ids):
     x = torch.from_numpy(ids)
     same = RandomPolicy(seed=3).routes(3, 12, 4)
     assert torch.equal(lm.model(x, duo_policy=RandomPolicy(seed=3)).logits, lm.model(x, duo_routes=same).logits)
-    with pytest.raises(ValueError, match="probabilities that sum to 1"):
-        RandomPolicy(0.5, 0.6)
+    nan = float("nan")
+    for shares in ((0.5, 0.6), (nan, 0.5, 0.5), (0.5, nan, 0.5), (1.2, -0.2)):
+        with pytest.raises(ValueError, match="probabilities that sum to 1"):
+            RandomPolicy(*shares)
 
 
 @pytest.mark.parametrize(

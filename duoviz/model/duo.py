@@ -35,7 +35,7 @@ class RandomPolicy:
     Paper: arXiv 2410.10846, section 2, stage 1 (0.5, 0.5, 0).
 
     Raises:
-        ValueError: probabilities that are negative or do not sum to 1.
+        ValueError: probabilities that are negative or NaN, or do not sum to 1.
     """
 
     big: float = 0.5
@@ -45,7 +45,7 @@ class RandomPolicy:
 
     def __post_init__(self) -> None:
         shares = (self.big, self.small, self.skip)
-        if min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
+        if not (min(shares) >= 0 and abs(sum(shares) - 1) <= 1e-6):  # so that NaN fails too
             raise ValueError(f"random policy big, small, skip = {shares}: give probabilities that sum to 1")
 
     def routes(self, batch: int, tokens: int, layers: int) -> Int[Tensor, "batch token layer"]:
