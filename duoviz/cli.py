@@ -176,16 +176,12 @@ def report(
     out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("runs/report"),
 ) -> None:
     """Run the notebooks headlessly and write a report that opens offline."""
-    import os
-
     from . import report as reports
 
     given = dict(_parameter(text) for text in parameter or [])
     if model:
         given["model"] = model
-    if fresh:
-        os.environ["DUOVIZ_FRESH"] = "1"
-    pages = reports.build(out, only=[part for part in only.split(",") if part], parameters=given)
+    pages = reports.build(out, only=[part for part in only.split(",") if part], parameters=given, fresh=fresh)
     print(f"report: {out / 'index.html'}")
     if any(page.error for page in pages):
         raise typer.Exit(1)

@@ -6,10 +6,13 @@ plotly.js is written once, from the installed package.
 
 from __future__ import annotations
 
+import ast
 import json
+import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +28,8 @@ from . import style
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
 PLOTLY = "application/vnd.plotly.v1+json"
+ADDED = {"injected-parameters", "papermill-error-cell-tag"}
+"""Tags of the cells that papermill adds to a notebook."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,7 @@ class Page:
         title: its first heading.
         question: the sentence below the heading.
         seconds: how long it ran.
-        error: the cell that failed and why; empty if none did.
+        error: the notebook's cell that failed, counted from 1, and why; empty if none did.
         parameters: the parameters it ran with.
     """
 
@@ -66,45 +71,86 @@ def build(
     *,
     only: Sequence[str] = (),
     parameters: dict[str, Any] | None = None,
+    fresh: bool = False,
     say: Callable[[str], None] = print,
 ) -> list[Page]:
-    """Run notebooks and write the report; a notebook that fails is reported and the others still run.
+    """Run notebooks and write the report; one that fails, or whose kernel dies, is reported and the others still run.
 
     Args:
         out: folder of the report.
         only: numbers or names of notebooks; all if empty.
         parameters: values for the `parameters` cells; each notebook takes those it has.
+        fresh: compute every stored result again.
         say: is told about progress.
 
     Raises:
-        ValueError: a notebook or a parameter that does not exist.
+        ValueError: a notebook or a parameter that does not exist, or a value of another type than the notebook's own.
     """
     chosen, parameters = notebooks(only), parameters or {}
-    known = {path: _parameters(path) for path in chosen}
-    for name in parameters:
-        if not any(name in names for names in known.values()):
-            offered = sorted({name for names in known.values() for name in names})
-            raise ValueError(f"parameter {name!r}: the notebooks have {', '.join(offered)}")
+    defaults = {path: _parameters(path) for path in chosen}
+    _check(parameters, defaults)
     out.mkdir(parents=True, exist_ok=True)
     pages = []
-    for number, path in enumerate(chosen, 1):
-        say(f"[{number}/{len(chosen)}] {path.stem} ...")
-        page = _run(path, out, {k: v for k, v in parameters.items() if k in known[path]})
-        say(f"[{number}/{len(chosen)}] {path.stem}: {page.error or f'{page.seconds:.0f} s'}")
-        pages.append(page)
+    with _environment(fresh=fresh):
+        for number, path in enumerate(chosen, 1):
+            say(f"[{number}/{len(chosen)}] {path.stem} ...")
+            page = _run(path, out, {k: v for k, v in parameters.items() if k in defaults[path]})
+            say(f"[{number}/{len(chosen)}] {path.stem}: {page.error or f'{page.seconds:.0f} s'}")
+            pages.append(page)
     _plotly_js(out)
     (out / "index.html").write_text(_index(pages), encoding="utf-8")
     return pages
 
 
-def _parameters(path: Path) -> dict[str, str]:
-    """Names and default values (as source) of a notebook's parameters."""
+def _parameters(path: Path) -> dict[str, Any]:
+    """Names and default values of a notebook's parameters."""
     from papermill import inspect_notebook
 
-    return {name: entry["default"] for name, entry in inspect_notebook(str(path)).items()}
+    return {name: ast.literal_eval(entry["default"]) for name, entry in inspect_notebook(str(path)).items()}
+
+
+def _check(asked: Mapping[str, Any], defaults: Mapping[Path, Mapping[str, Any]]) -> None:
+    """That the notebooks have these parameters, with values of these types.
+
+    Raises:
+        ValueError: if not.
+    """
+    for name, value in asked.items():
+        found = {path.stem: known[name] for path, known in defaults.items() if name in known}
+        if not found:
+            offered = sorted({name for known in defaults.values() for name in known})
+            raise ValueError(f"parameter {name!r}: the notebooks have {', '.join(offered)}")
+        for notebook, default in found.items():
+            if _kind(value) != _kind(default):
+                raise ValueError(
+                    f"parameter {name}={value!r} is of type {_kind(value)}: notebook {notebook} takes {_kind(default)},"
+                    f" for example {name}={json.dumps(default)}"
+                )
+
+
+def _kind(value: Any) -> str:
+    """The type of a parameter: `int`, `str`, `list of int`, ..."""
+    if not isinstance(value, list):
+        return type(value).__name__
+    return f"list of {' and '.join(sorted({_kind(item) for item in value})) or 'nothing'}"
+
+
+@contextmanager
+def _environment(*, fresh: bool) -> Iterator[None]:
+    """`DUOVIZ_FRESH=1` for kernels that start inside, if asked for; afterwards the variable is what it was."""
+    before = os.environ.get("DUOVIZ_FRESH")
+    if fresh:
+        os.environ["DUOVIZ_FRESH"] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop("DUOVIZ_FRESH", None)
+        if before is not None:
+            os.environ["DUOVIZ_FRESH"] = before
 
 
 def _run(path: Path, out: Path, parameters: dict[str, Any]) -> Page:
+    from nbclient.exceptions import DeadKernelError
     from papermill import PapermillExecutionError, execute_notebook
 
     executed, began, error = out / path.name, time.monotonic(), ""
@@ -119,29 +165,44 @@ def _run(path: Path, out: Path, parameters: dict[str, Any]) -> Page:
             store_widget_state=False,
         )
     except PapermillExecutionError as failure:
-        error = f"cell {failure.cell_index} failed: {failure.ename}: {failure.evalue}"
+        error = f"{failure.ename}: {failure.evalue}"
+    except DeadKernelError as failure:
+        error = f"{type(failure).__name__}: {failure} (out of memory?)"
     notebook = nbformat.read(executed, as_version=4)
+    error = error and f"cell {_last_cell(notebook)} failed: {error}"
     notebook.metadata.pop("widgets", None)
     nbformat.write(notebook, executed)
     (out / f"{path.stem}.html").write_text(html(notebook, title=path.stem), encoding="utf-8")
-    title, question = _heading(notebook)
-    shown = {**_parameters(path), **{k: repr(v) for k, v in parameters.items()}}
+    title, question = _heading(path)
+    shown = {**_parameters(path), **parameters}
     return Page(path.stem, title, question, time.monotonic() - began, error, shown)
 
 
-def _heading(notebook: nbformat.NotebookNode) -> tuple[str, str]:
-    lines = [line for line in notebook.cells[0].source.splitlines() if line.strip()]
+def _last_cell(executed: nbformat.NotebookNode) -> int:
+    """Which cell of its source an executed notebook reached, counted from 1."""
+    own = [cell for cell in executed.cells if not ADDED & set(cell.metadata.get("tags", []))]
+    return max(number for number, cell in enumerate(own, 1) if cell.metadata.papermill.start_time)
+
+
+def _heading(path: Path) -> tuple[str, str]:
+    """Title and question of a notebook, read from its source: papermill puts its own cell above those of one that failed."""
+    source = nbformat.read(path, as_version=4).cells[0].source
+    lines = [line for line in source.splitlines() if line.strip()]
     return lines[0].lstrip("# "), lines[1] if len(lines) > 1 else ""
 
 
 class _PlotlyToHtml(Preprocessor):
-    """Each plotly figure becomes a `<div>` with a fixed id and a script that draws it with the report's plotly.js."""
+    """Each plotly figure becomes a `<div>` with a fixed id and a script that draws it with the report's plotly.js.
+
+    The house's configuration goes over the figure's own, so that none offers to upload what it shows.
+    """
 
     def preprocess(self, nb: nbformat.NotebookNode, resources: dict) -> tuple[nbformat.NotebookNode, dict]:
         for number, data in enumerate(_figures(nb)):
             figure = data.pop(PLOTLY)
+            config = {**figure.get("config", {}), **style.CONFIG}
             # "</" would end the script element
-            spec = json.dumps([figure["data"], figure["layout"], figure.get("config", {})]).replace("</", "<\\/")
+            spec = json.dumps([figure["data"], figure["layout"], config]).replace("</", "<\\/")
             name = f"figure-{number}"
             data.clear()
             data["text/html"] = (
@@ -193,7 +254,7 @@ function duoviz(id, [data, layout, config]) {
     const axes = {};
     for (const key of Object.keys(layout)) if (/^[xy]axis/.test(key))
       axes[key] = {...layout[key], gridcolor: line, zerolinecolor: line, linecolor: line};
-    Plotly.react(id, data, {...layout, ...axes, font: {...layout.font, color: ink}}, {responsive: true, ...config});
+    Plotly.react(id, data, {...layout, ...axes, font: {...layout.font, color: ink}}, config);
   };
   draw(); dark.addEventListener("change", draw);
 }
@@ -226,7 +287,7 @@ def _index(pages: Sequence[Page]) -> str:
         f"<p>{style.escape(page.question)}</p>"
         + (f'<p class="error">{style.escape(page.error)}</p>' if page.error else "")
         + "<details><summary>parameters</summary><pre>"
-        + style.escape("\n".join(f"{name} = {value}" for name, value in page.parameters.items()))
+        + style.escape("\n".join(f"{name} = {value!r}" for name, value in page.parameters.items()))
         + "</pre></details></li>"
         for page in pages
     )
