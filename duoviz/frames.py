@@ -275,6 +275,34 @@ def difficulty(tokens: Tokens, oracle: Curve, label_free: Curve, null: Curve, *,
     return table
 
 
+def distribution(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """How the values of some columns are spread: quantity (the column), part, value (in the column's unit), amount.
+
+    Part `histogram`: how many values lie between this value and the next row's, in 40 bins that leave out the outermost half
+    per cent of all columns together on each side; a last row of none closes them. Part `below`: the share of values that
+    lie below, in steps of half a per cent.
+
+    Args:
+        table: one row per position; NaN is left out.
+        columns: which of its columns.
+
+    Raises:
+        ValueError: a column that holds no number.
+    """
+    known = {column: table[column].dropna().to_numpy() for column in columns}
+    if empty := [column for column, values in known.items() if not len(values)]:
+        raise ValueError(f"columns {empty} hold no number: there is nothing to spread, leave them out")
+    low, high = np.percentile(np.concatenate(list(known.values())), [0.5, 99.5])
+    edges, shares, rows = np.linspace(low, high, 41), np.linspace(0, 1, 201), []
+    for column, values in known.items():
+        bars = {"value": edges, "amount": np.append(np.histogram(values, edges)[0], 0)}
+        rows.append(pd.DataFrame({"quantity": column, "part": "histogram", **bars}))
+        rows.append(
+            pd.DataFrame({"quantity": column, "part": "below", "value": np.quantile(values, shares), "amount": shares})
+        )
+    return pd.concat(rows, ignore_index=True)
+
+
 def _check_rows(table: pd.DataFrame, wanted: int) -> None:
     if len(table) != wanted:
         raise ValueError(f"a stored table of {len(table)} rows: these texts have {wanted}; it belongs to other texts")

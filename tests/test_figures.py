@@ -75,9 +75,27 @@ def test_token_losses_keep_repeated_tokens_apart(curves, tokens):
     titled(figure)
     assert list(figure.layout.xaxis.tickvals) == list(range(7))
     np.testing.assert_allclose(figure.data[1].y, one["oracle_nats"])
-    spread = figures.distribution(table, ["difficulty_nats", "null_difficulty_nats"], x="nats", title="t")
-    assert sum(spread.data[0].y) <= len(table)
-    assert spread.data[1].y[-1] == 1
+
+
+def test_distribution_draws_its_table():
+    values = np.random.default_rng(0).normal(size=(50, 8))
+    table = pd.DataFrame(values, columns=[f"<{n}>_gain_nats" for n in range(8)])
+    figure = figures.distribution(table, list(table), x="gain (nats)", title="t")
+    titled(figure)
+    spread = frames.distribution(table, list(table))
+    assert len(figure.data) == 16  # more columns than colours: all are drawn
+    for number, column in enumerate(table):
+        for trace, part, axis in zip(figure.data[2 * number :], ("histogram", "below"), ("x", "x2")):
+            points = spread[(spread["quantity"] == column) & (spread["part"] == part)]
+            np.testing.assert_array_equal(trace.x, points["value"])
+            np.testing.assert_array_equal(trace.y, points["amount"])
+            assert (trace.name, trace.xaxis) == (f"&lt;{number}&gt; gain", axis)
+    bounds = np.percentile(values, [0.5, 99.5])
+    for axis in (figure.layout.xaxis, figure.layout.xaxis2):
+        np.testing.assert_allclose(axis.range, bounds)
+        assert axis.title.text == "gain (nats)"
+    assert figure.data[0].line.shape == "hv"
+    assert figure.layout.title.subtitle.text == "50 positions; 99 % of the values shown"
 
 
 def test_training_curves_draw_the_log():
@@ -126,7 +144,9 @@ def test_contexts_of_one_policy_are_told_apart(curves, tokens):
     bands = [t for t in figure.data if t.fill == "toself"]
     np.testing.assert_allclose(bands[0].y[:5], summary["high_nats"][:5])
     assert {band.mode for band in bands} == {"lines"}
-    assert figure.layout.shapes[0].y0 == pytest.approx(summary["loss_nats"].iloc[4], abs=1.1)
+    assert [shape.y0 for shape in figure.layout.shapes] == [summary["loss_nats"].iloc[4]]
+    turned = summary[::-1]  # now reference:big, one nat above, comes first
+    assert figures.budget_curve(turned, y="loss_nats").layout.shapes[0].y0 == summary["loss_nats"].iloc[9]
     with pytest.raises(ValueError, match=r"y='bits': allowed are \['perplexity', 'loss_nats'\]"):
         figures.budget_curve(summary, y="bits")
 

@@ -80,6 +80,24 @@ def test_gaps_interpolate_to_the_realised_budget(lm, tokens):
         frames.gaps(router, curves, tokens)
 
 
+def test_a_distribution_counts_values_and_the_share_below():
+    table = pd.DataFrame({"a_nats": [*np.arange(100.0), np.nan], "b_nats": [np.nan, *np.full(100, 50.0)]})
+    spread = frames.distribution(table, ["a_nats", "b_nats"]).set_index(["quantity", "part"])
+    low, high = np.percentile([*np.arange(100), *np.full(100, 50)], [0.5, 99.5])
+    assert (low, high) == pytest.approx((0.995, 98.005))
+    for name, values in (("a_nats", np.arange(100)), ("b_nats", np.full(100, 50))):
+        bars = spread.loc[(name, "histogram")]
+        np.testing.assert_allclose(bars["value"], np.linspace(low, high, 41))
+        inside = [((values >= a) & (values < b)).sum() for a, b in zip(bars["value"], bars["value"][1:])]
+        np.testing.assert_array_equal(bars["amount"], [*inside, 0])
+        below = spread.loc[(name, "below")]
+        np.testing.assert_allclose(below["amount"], np.linspace(0, 1, 201))
+        np.testing.assert_allclose(below["value"].iloc[[0, 100, 200]], np.percentile(values, [0, 50, 100]))
+    assert spread.loc[("a_nats", "histogram"), "amount"].sum() == 98  # 0 and 99 are the outermost half per cent
+    with pytest.raises(ValueError, match=r"columns \['c'\] hold no number"):
+        frames.distribution(table.assign(c=np.nan), ["a_nats", "c"])
+
+
 def test_tidy_puts_the_texts_beside_the_routes(lm, tokens):
     curve = oracle.by_budget(lm, tokens, choices="-B")
     table = frames.tidy(frames.curve(curve, tokens), tokens)

@@ -20,8 +20,8 @@ def budget_curve(
     summary: pd.DataFrame, *, y: str = "perplexity", title: str = "Perplexity against big layers"
 ) -> go.Figure:
     """How good is each policy with k big layers per token? One panel per source, each with its own scale; bands are 95 %
-    intervals; the level line is all big. Where a policy comes in several contexts, the first is solid and the others are
-    dashed with open marks; the null control is dotted, because its targets are others.
+    intervals; the level line is all big in the oracle's first context. Where a policy comes in several contexts, the first
+    is solid and the others are dashed with open marks; the null control is dotted, because its targets are others.
 
     Args:
         summary: as of `frames.curve_summary`.
@@ -61,15 +61,20 @@ def budget_curve(
                 row=1,
                 col=column,
             )
-        full = inside[inside["policy"] == "oracle"].sort_values("budget")
-        if len(full):
-            line = {"dash": "dot", "color": style.INK, "width": 1.5}
-            figure.add_hline(y=float(full[y].iloc[-1]), line=line, row=1, col=column)
+        _level(figure, inside[inside["policy"] == "oracle"], y, column=column)
     figure.update_xaxes(title="big layers per token (realised)")
     figure.update_yaxes(title=label, col=1)
     return look.finish(
         figure, title=title, note=f"{look.counted(summary)}; bands: 95 %; level line: all big", height=460
     )
+
+
+def _level(figure: go.Figure, oracle: pd.DataFrame, y: str, *, column: int) -> None:
+    """A level line at the oracle's last budget, all big, in its first context."""
+    if len(oracle):
+        first = oracle[oracle["context"] == oracle["context"].iloc[0]].sort_values("budget")
+        line = {"dash": "dot", "color": style.INK, "width": 1.5}
+        figure.add_hline(y=float(first[y].iloc[-1]), line=line, row=1, col=column)
 
 
 def _band(figure: go.Figure, part: pd.DataFrame, low: str, high: str, *, policy: str, name: str, column: int) -> None:

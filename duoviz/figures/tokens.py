@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from .. import style
+from .. import frames, style
 from . import look
 
 COLOURS = {
@@ -77,27 +76,33 @@ def distribution(table: pd.DataFrame, columns: Sequence[str], *, x: str, title: 
     out the outermost half per cent on each side.
 
     Args:
-        table: one row per position; the columns are drawn.
+        table: one row per position; what is drawn is `frames.distribution` of the columns.
         columns: `<name>_nats`.
         x: what the axis shows, with its unit.
         title: of the figure.
 
     Raises:
-        ValueError: no rows, or a column is missing.
+        ValueError: no rows, or a column is missing or holds no number.
     """
     look.needed(table, columns)
+    spread = frames.distribution(table, columns)
     figure = make_subplots(rows=1, cols=2, horizontal_spacing=0.1)
-    low, high = np.nanpercentile(table[list(columns)], [0.5, 99.5])
-    edges, parts = np.linspace(low, high, 41), np.linspace(0, 1, 201)
-    for column, colour in zip(columns, PALETTE, strict=False):
-        values = table[column].dropna().to_numpy()
-        label = style.escape(column.removesuffix("_nats").replace("_", " "))
-        line = {"color": colour}
-        shared = {"name": label, "mode": "lines", "legendgroup": column, "row": 1}
-        counts, _ = np.histogram(values, edges)
-        figure.add_scatter(x=edges[:-1], y=counts, line=line | {"shape": "hv"}, col=1, **shared)
-        figure.add_scatter(x=np.quantile(values, parts), y=parts, line=line, showlegend=False, col=2, **shared)
-    figure.update_xaxes(title=style.escape(x), range=[edges[0], edges[-1]])
+    for number, column in enumerate(columns):
+        for panel, (part, shape) in enumerate((("histogram", "hv"), ("below", "linear")), 1):
+            points = spread[(spread["quantity"] == column) & (spread["part"] == part)]
+            figure.add_scatter(
+                x=points["value"],
+                y=points["amount"],
+                name=style.escape(column.removesuffix("_nats").replace("_", " ")),
+                mode="lines",
+                line={"color": PALETTE[number % len(PALETTE)], "shape": shape},
+                legendgroup=column,
+                showlegend=panel == 1,
+                row=1,
+                col=panel,
+            )
+    shown = spread.loc[spread["part"] == "histogram", "value"]
+    figure.update_xaxes(title=style.escape(x), range=[shown.min(), shown.max()])
     figure.update_yaxes(title="tokens", col=1)
     figure.update_yaxes(title="share of tokens below", col=2)
     return look.finish(figure, title=title, note=f"{len(table):,} positions; 99 % of the values shown")
