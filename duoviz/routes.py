@@ -262,6 +262,17 @@ class Space:
         return np.array(route, np.int8)
 
 
+def by_big(layers: int, choices: str) -> list[Space]:
+    """The spaces with exactly 0, 1, ... big layers: a curve over the number of big layers.
+
+    Raises:
+        ValueError: choices without B.
+    """
+    if LETTERS[BIG] not in choices:
+        raise ValueError(f"choices {choices!r}: a curve over the number of big layers needs B")
+    return [Space(layers, choices, big=k) for k in range(layers + 1)]
+
+
 @cache
 def _ways(space: Space, left: int, bigs: int, skips: int) -> int:
     """How many ways there are to fill `left` more layers when `bigs` and `skips` are taken."""

@@ -6,7 +6,7 @@ import torch
 from conftest import tiny_model
 
 from duoviz import oracle, routes
-from duoviz.oracle import Setting
+from duoviz.oracle import Setting, leaves
 from duoviz.records import Tokens
 from duoviz.routes import BIG, Space
 
@@ -46,6 +46,32 @@ def test_search_equals_brute_force(shape, choices, context):
     if context == "committed":
         assert found.replay_error < 1e-4
         np.testing.assert_allclose(lm.score(ids, found.routes), found.loss_nats, atol=1e-5)
+
+
+@pytest.mark.parametrize("width", [8, 16_384])
+@pytest.mark.parametrize(
+    ("context", "names"), [("committed", ("nll", "expected", "null")), ("reference:small", ("nll",))]
+)
+def test_bounds_on_a_part_of_the_vocabulary_change_nothing(monkeypatch, width, context, names):
+    """The head on a few tokens bounds, few leaves are finished, and best, margin and loss are those of the whole head."""
+    lm, finished = tiny_model(vocab=199), []
+    torch.nn.init.constant_(lm.model.final_norm.weight, 4.0)  # a sure model, as trained ones are
+    ids, setting = np.random.default_rng(4).integers(0, 199, (3, 9)), Setting(width=width)
+    asked = {"choices": "-SB", "context": context, "objectives": names, "setting": setting}
+    exact = oracle.survey(lm, ids, **asked)
+    monkeypatch.setattr(leaves, "SUBSET", 24)
+    monkeypatch.setattr(leaves, "BUNDLE", 9)
+    monkeypatch.setattr(leaves, "PROMISING", 2)
+    whole = leaves._whole
+    monkeypatch.setattr(leaves, "_whole", lambda head, normed: (finished.append(len(normed)), whole(head, normed))[1])
+    bounded = oracle.survey(lm, ids, **asked)
+    everything = 3 * 8 * 81 * len(names)
+    assert sum(finished) < (0.7 * everything if width > 81 else everything + 1)
+    for name, curve in exact.items():
+        np.testing.assert_allclose(bounded[name].loss_nats, curve.loss_nats, atol=1e-5)
+        np.testing.assert_allclose(bounded[name].margin_nats, curve.margin_nats, atol=1e-5)
+        clear = curve.margin_nats > 1e-5
+        np.testing.assert_array_equal(bounded[name].routes[clear], curve.routes[clear])
 
 
 def test_uniform_context_equals_whole_forwards(lm, ids):

@@ -1,18 +1,20 @@
 """The oracle: every token's best route, found by search; what is searched, how, and against which target."""
 
-from .cost import estimate
-from .objectives import Objective, sample_targets
+from .cost import estimate, estimate_curve
+from .objectives import SAMPLED, Objective, sample_targets
 from .passes import MAX_FLOPS, WIDTH, Setting, reference_routes
 from .search import by_budget, landscape, search, survey
 from .uniform import fixed, same_for_all, uniform_losses
 
 __all__ = [
     "MAX_FLOPS",
+    "SAMPLED",
     "WIDTH",
     "Objective",
     "Setting",
     "by_budget",
     "estimate",
+    "estimate_curve",
     "fixed",
     "landscape",
     "reference_routes",

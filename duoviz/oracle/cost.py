@@ -8,7 +8,7 @@ import numpy as np
 
 from ..model import LanguageModel
 from ..records import Tokens
-from ..routes import BIG, SMALL, Space
+from ..routes import BIG, SMALL, Space, by_big
 
 
 def estimate(
@@ -33,12 +33,36 @@ def estimate(
     return sum(_per_position(lm, tokens, each, context, method) for each in spaces) * float(tokens.scored.sum())
 
 
+def estimate_curve(
+    lm: LanguageModel, tokens: Tokens | np.ndarray, *, choices: str = "SB", context: str, method: str
+) -> float:
+    """FLOPs of a whole curve over the number of big layers for one objective: one pass for each budget under `committed`,
+    one for all of them otherwise."""
+    spaces = by_big(lm.layers, choices)
+    if context == "committed" or method != "exhaustive":
+        return estimate(lm, tokens, spaces, context=context, method=method)
+    return estimate(lm, tokens, Space(lm.layers, choices), context=context, method=method)
+
+
+def candidates(space: Space, method: str) -> int:
+    """How many routes of a space a method evaluates.
+
+    Raises:
+        ValueError: an unknown method.
+    """
+    if method == "exhaustive":
+        return space.count()
+    name, _, number = method.partition("-")
+    if name != "random" or not number.isdigit() or int(number) < 1:
+        raise ValueError(f"method {method!r}: allowed are exhaustive and random-K, for example random-100")
+    return min(int(number), space.count())
+
+
 def _per_position(lm: LanguageModel, tokens: Tokens, space: Space, context: str, method: str) -> float:
     config, family = lm.model.config, lm.model.family
     d, per_width = config.hidden_size, 2 * family.ffn_matrices * config.hidden_size
     earlier = tokens.ids.shape[1] / 2
-    most = int(method.partition("-")[2]) if method.startswith("random-") else space.count()
-    leaves = min(most, space.count())
+    leaves = candidates(space, method)
     alone = context == "uniform"
     nodes = np.array([leaves if alone else min(n, leaves) for n in space.prefixes()], float)
     parents = nodes if alone else np.append(1.0, nodes[:-1])

@@ -24,6 +24,9 @@ from ..model import LanguageModel
 from ..records import Tokens
 from ..routes import BIG
 
+SAMPLED = ("null", "sampled")
+"""Objectives that draw their targets."""
+
 
 @dataclass(frozen=True)
 class Objective:
@@ -38,21 +41,22 @@ class Objective:
     seed: int = 0
 
     @classmethod
-    def of(cls, text: str) -> Objective:
-        """`"nll"`, `"expected"`, `"null"` or `"null:3"`.
+    def of(cls, text: str, *, seed: int = 0) -> Objective:
+        """`"nll"`, `"expected"`, `"null"` or `"null:3"`; one without a number takes the seed.
 
         Raises:
             ValueError: anything else.
         """
-        name, _, seed = text.partition(":")
-        if name not in ("nll", "expected", "null", "sampled") or not (seed == "" or seed.isdigit()):
+        name, colon, number = text.partition(":")
+        sampled = name in SAMPLED
+        if not (sampled or name in ("nll", "expected")) or (colon and not (sampled and number.isdigit())):
             raise ValueError(f"objective {text!r}: allowed are nll, expected, null, null:SEED, sampled, sampled:SEED")
-        return cls(name, int(seed or 0))
+        return cls(name, int(number) if colon else seed if sampled else 0)
 
     @property
     def minimises(self) -> str:
         """The column that is minimised."""
-        return f"sample:{self.seed}" if self.name in ("null", "sampled") else self.name
+        return f"sample:{self.seed}" if self.name in SAMPLED else self.name
 
     @property
     def scored_on(self) -> str:
@@ -60,10 +64,9 @@ class Objective:
         return f"sample:{self.seed}" if self.name == "null" else "nll"
 
 
-def teacher(lm: LanguageModel, tokens: Tokens, row: int) -> Float[Tensor, "position vocab"]:
-    """All-big's distribution of the next token at every position of one text, float32."""
-    hidden = lm.hidden(tokens[row : row + 1], duo_routes=torch.full((lm.layers,), BIG, dtype=torch.int8))
-    return lm.head.logits(hidden[0, :-1]).softmax(-1)
+def all_big(lm: LanguageModel, tokens: Tokens) -> Float[Tensor, "seq position hidden"]:
+    """The last layer's output when every layer is big; `lm.head.logits` makes all-big's prediction of it."""
+    return lm.hidden(tokens, duo_routes=torch.full((lm.layers,), BIG, dtype=torch.int8))[:, :-1]
 
 
 def sample_targets(lm: LanguageModel, tokens: Tokens | np.ndarray, *, seed: int) -> Int64[np.ndarray, "seq position"]:
@@ -72,10 +75,10 @@ def sample_targets(lm: LanguageModel, tokens: Tokens | np.ndarray, *, seed: int)
     The draw of a text depends on the seed and its ids alone, not on the texts beside it.
     """
     tokens = lm.check(tokens)
-    found = np.empty(tokens.scored.shape, np.int64)
+    found, big = np.empty(tokens.scored.shape, np.int64), all_big(lm, tokens)
     for row, ids in enumerate(tokens.ids):
         draw = np.random.default_rng([seed, *ids.tolist()]).random(len(ids) - 1)
-        cumulated = teacher(lm, tokens, row).double().cumsum(-1).cpu().numpy()
+        cumulated = lm.head.logits(big[row]).softmax(-1).double().cumsum(-1).cpu().numpy()
         places = [np.searchsorted(line, x * line[-1], side="right") for line, x in zip(cumulated, draw.tolist())]
         found[row] = np.minimum(places, lm.vocab - 1)
     return found
@@ -89,11 +92,13 @@ class Columns:
         names: `nll`, `expected`, `sample:SEED`.
         vectors: float32 `[seq, position, hidden, column]`.
         bias: float32 `[seq, position, column]`; zero for a head without bias.
+        big: the last layer's output under all-big, whose likeliest tokens bound the leaves.
     """
 
     names: tuple[str, ...]
     vectors: Float[Tensor, "seq position hidden column"]
     bias: Float[Tensor, "seq position column"]
+    big: Float[Tensor, "seq position hidden"]
 
 
 @torch.no_grad()
@@ -101,16 +106,16 @@ def columns(lm: LanguageModel, tokens: Tokens, names: tuple[str, ...]) -> Column
     """The columns that some objectives need."""
     weight = lm.head.weight
     bias = lm.head.bias if lm.head.bias is not None else weight.new_zeros(len(weight))
-    vectors, biases = [], []
+    big, vectors, biases = all_big(lm, tokens), [], []
     for name in names:
         if name == "expected":
-            rows = [teacher(lm, tokens, row) for row in range(len(tokens))]
-            vectors.append(torch.stack([q @ weight for q in rows]))
-            biases.append(torch.stack([q @ bias for q in rows]))
+            likely = [lm.head.logits(hidden).softmax(-1) for hidden in big]
+            vectors.append(torch.stack([q @ weight for q in likely]))
+            biases.append(torch.stack([q @ bias for q in likely]))
         else:
             drawn = name.startswith("sample:")
             ids = sample_targets(lm, tokens, seed=int(name[7:])) if drawn else tokens.ids[:, 1:]
             targets = torch.from_numpy(ids).to(weight.device)
             vectors.append(weight[targets])
             biases.append(bias[targets])
-    return Columns(names, torch.stack(vectors, -1), torch.stack(biases, -1))
+    return Columns(names, torch.stack(vectors, -1), torch.stack(biases, -1), big)

@@ -17,15 +17,14 @@ from jaxtyping import Float, Float32, Int8, Int64
 from torch import Tensor
 
 from .. import routes as routes_
-from ..branching import HEAD_ROWS, Branches, Trie
+from ..branching import Branches, Trie
 from ..model import LanguageModel
 from ..records import Tokens
 from ..routes import BIG
-from .objectives import Columns, Objective, columns
+from .leaves import TIE_NATS, leaf_losses
+from .objectives import Objective, columns
 from .uniform import uniform_losses
 
-TIE_NATS = 1e-6
-"""Routes whose losses differ by less are equal: the one with fewer big layers, then the first in order, is taken."""
 WIDTH = 16_384
 MAX_FLOPS = 1e15
 
@@ -38,11 +37,19 @@ class Setting:
         batch_size: texts in lockstep.
         width: nodes held at a time (see `Branches`): with the head it bounds the memory.
         max_flops: a search that would cost more is refused.
+
+    Raises:
+        ValueError: a number that is not above 0.
     """
 
     batch_size: int = 8
     width: int = WIDTH
     max_flops: float = MAX_FLOPS
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "width", "max_flops"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} {getattr(self, name)}: give a number above 0")
 
 
 @dataclass(frozen=True)
@@ -100,23 +107,6 @@ def reference_routes(lm: LanguageModel, context: str) -> Int8[np.ndarray, " laye
     return routes_.from_text(route, layers=lm.layers)
 
 
-@torch.no_grad()
-def leaf_losses(branches: Branches, position: int, trie: Trie, wanted: Columns) -> Float[Tensor, "seq route column"]:
-    """Every route's value of every column at one position, float32; the leaves' logits are never all in memory."""
-    head = branches.lm.head
-    vectors, bias = wanted.vectors[:, position], wanted.bias[:, position]
-    made = vectors.new_empty(len(vectors), len(trie.routes), vectors.shape[-1])
-    for rows, hidden in branches.leaves(position, trie):
-        normed = head.norm(hidden.float())
-        made[:, rows] = -(normed @ vectors) - bias[:, None]
-        flat = normed.reshape(-1, normed.shape[-1])
-        parts = [
-            torch.nn.functional.linear(part, head.weight, head.bias).logsumexp(-1) for part in flat.split(HEAD_ROWS)
-        ]
-        made[:, rows] += torch.cat(parts).view(*normed.shape[:2], 1)
-    return made
-
-
 def left_to_right(
     lm: LanguageModel,
     tokens: Tokens,
@@ -141,8 +131,10 @@ def left_to_right(
         for position in range(part.scored.shape[1]):
             scored = np.flatnonzero(part.scored[:, position])
             if len(scored):
-                values = leaf_losses(branches, position, groups_at[position][0].trie, wanted)[scored]
-                for g, group in enumerate(groups_at[position]):
+                groups = groups_at[position]
+                contests = [(names.index(o.minimises), group.order) for group in groups for o in objectives]
+                values = leaf_losses(branches, position, groups[0].trie, wanted, contests)[scored]
+                for g, group in enumerate(groups):
                     for o, objective in enumerate(objectives):
                         chosen, margin, loss = _choose(values, group, names, objective)
                         best.routes[o, g, start + scored, position] = group.trie.routes[chosen]

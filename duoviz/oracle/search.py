@@ -15,10 +15,11 @@ from jaxtyping import Float32, Int8
 from ..branching import Branches, Trie
 from ..model import LanguageModel
 from ..records import Curve, Found, Tokens
-from ..routes import Space
-from .cost import check_cost, estimate
+from ..routes import Space, by_big
+from .cost import candidates, check_cost, estimate, estimate_curve
+from .leaves import leaf_losses
 from .objectives import Objective, columns, sample_targets
-from .passes import Best, Group, Setting, leaf_losses, left_to_right, reference_routes, uniform
+from .passes import Best, Group, Setting, left_to_right, reference_routes, uniform
 
 
 def search(
@@ -42,7 +43,7 @@ def search(
         method: `exhaustive`, or `random-K`: the best of K routes drawn without replacement, the same for all positions.
         objective: see `duoviz.oracle.objectives`.
         setting: batch, memory and cost bounds.
-        seed: of `random-K`.
+        seed: of `random-K`, and of `null` and `sampled` where they name none.
 
     Returns:
         `Found`: routes int8 `[seq, position, layer]`, losses in nats `[seq, position]`.
@@ -50,7 +51,7 @@ def search(
     Raises:
         ValueError: a context, method, objective or space that does not fit, or a search above `max_flops`.
     """
-    tokens, goal = lm.check(tokens), Objective.of(objective)
+    tokens, goal = lm.check(tokens), Objective.of(objective, seed=seed)
     positions = tokens.scored.shape[1]
     spaces = [space] * positions if isinstance(space, Space) else list(space)
     if len(spaces) != positions:
@@ -116,16 +117,23 @@ def survey(
     setting: Setting = Setting(),
     seed: int = 0,
 ) -> dict[str, Curve]:
-    """`by_budget` for several objectives: one pass for all of them under a `reference` context."""
+    """`by_budget` for several objectives, which share one pass under a `reference` context.
+
+    Arguments and errors are those of `search`.
+
+    Args:
+        objectives: see `duoviz.oracle.objectives`.
+
+    Returns:
+        A `Curve` for each objective, by the text that asked for it.
+    """
     tokens = lm.check(tokens)
-    goals, positions = [Objective.of(text) for text in objectives], tokens.scored.shape[1]
+    goals, positions = [Objective.of(text, seed=seed) for text in objectives], tokens.scored.shape[1]
     reference_routes(lm, context)
-    spaces = [Space(lm.layers, choices, big=k) for k in range(lm.layers + 1)] if "B" in choices else []
-    if not spaces:
-        raise ValueError(f"choices {choices!r}: a curve over the number of big layers needs B")
+    spaces = by_big(lm.layers, choices)
     for space in spaces:
         _check_space(lm, space)
-    flops = estimate(lm, tokens, spaces, context=context, method=method)
+    flops = estimate_curve(lm, tokens, choices=choices, context=context, method=method)
     check_cost(flops * (len(goals) if context == "committed" else 1), setting.max_flops)
     groups = [_group(space, method, seed) for space in spaces]
     if context == "committed":
@@ -217,12 +225,10 @@ def _group(space: Space, method: str, seed: int) -> Group:
     Raises:
         ValueError: an unknown method.
     """
+    number = candidates(space, method)
     if method == "exhaustive":
         return _space_group(space)
-    name, _, number = method.partition("-")
-    if name != "random" or not number.isdigit() or int(number) < 1:
-        raise ValueError(f"method {method!r}: allowed are exhaustive and random-K, for example random-100")
-    trie = Trie(space.sample(min(int(number), space.count()), seed=seed))
+    trie = Trie(space.sample(number, seed=seed))
     return Group.of(trie, np.arange(len(trie.routes)))
 
 

@@ -8,7 +8,8 @@ from jaxtyping import Float32, Int8
 from ..branching import Trie, uniform_leaves
 from ..model import LanguageModel
 from ..records import Tokens
-from ..routes import BIG, Space
+from ..routes import BIG, Space, by_big
+from .cost import check_cost, estimate
 
 
 def uniform_losses(
@@ -28,7 +29,13 @@ def uniform_losses(
 
 
 def fixed(
-    lm: LanguageModel, tokens: Tokens | np.ndarray, *, choices: str = "SB", candidates: int | None = None, seed: int = 0
+    lm: LanguageModel,
+    tokens: Tokens | np.ndarray,
+    *,
+    choices: str = "SB",
+    candidates: int | None = None,
+    seed: int = 0,
+    max_flops: float = 1e15,
 ) -> Int8[np.ndarray, "k layer"]:
     """For every number k of big layers, the one route that is best on average when every token takes it.
 
@@ -38,10 +45,16 @@ def fixed(
         choices: allowed choices.
         candidates: look at so many routes of each budget, drawn at random, instead of all.
         seed: of that draw.
+        max_flops: refuse a choice that would cost more.
+
+    Raises:
+        ValueError: choices without B, or a choice among too many routes.
 
     Paper: arXiv 2410.10846, figure 4, "fixed".
     """
-    spaces = [Space(lm.layers, choices, big=k) for k in range(lm.layers + 1)]
+    spaces = by_big(lm.layers, choices)
+    if candidates is None:
+        check_cost(estimate(lm, tokens, Space(lm.layers, choices), context="uniform"), max_flops)
     few = [s.count() if candidates is None else min(candidates, s.count()) for s in spaces]
     routes = np.concatenate([s.sample(n, seed=seed) for s, n in zip(spaces, few)])
     routes = routes[np.lexsort(routes.T[::-1])]
