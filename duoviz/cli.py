@@ -54,10 +54,9 @@ def score(
     out: Annotated[Path | None, typer.Option(help="Write the losses as parquet.")] = None,
 ) -> None:
     """Loss of every token of a text under one route."""
-    from . import corpus, frames
-    from . import model as models
+    from . import corpus, frames, study
 
-    lm = models.load(model)
+    lm = study.Study(model=model).lm
     tokens = corpus.encode(lm.tokenizer, text)
     table = frames.token_losses(tokens, {"loss": lm.score(tokens, route)})
     print(table[["position", "target", "loss_nats"]].to_string(index=False))
@@ -84,7 +83,7 @@ def oracle(
     fresh: Annotated[bool, typer.Option(help="Search again even if the result is stored.")] = False,
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("runs/oracle"),
 ) -> None:
-    """The best route of every token for every budget of big layers."""
+    """The best route of every token for every budget of big layers; `--out` gets them as a table, one row a token and budget."""
     from . import frames, study
     from . import oracle as oracles
 
@@ -93,13 +92,17 @@ def oracle(
     )
     tokens = session.tokens(source)
     setting = oracles.Setting(batch_size=batch_size, width=width, max_flops=max_flops)
-    spaces = study.budgets_of(session.lm, choices)
-    flops = oracles.estimate(session.lm, tokens, spaces, context=context, method=method)
+    flops = oracles.estimate_curve(session.lm, tokens, choices=choices, context=context, method=method)
     print(f"{len(tokens)} documents, {int(tokens.scored.sum())} positions: about {flops:.2g} FLOPs", file=sys.stderr)
-    found = session.survey(source, (objective,), context=context, method=method, choices=choices, setting=setting)
-    curve = found[objective]
+    curve = session.survey(source, (objective,), context=context, method=method, choices=choices, setting=setting)[
+        objective
+    ]
+    table = frames.tidy(frames.curve(curve, tokens), tokens)
+    out.mkdir(parents=True, exist_ok=True)
+    table.to_parquet(out / "routes.parquet", index=False)
     print(frames.curve_summary([curve], tokens).to_string(index=False))
-    print(f"replay: at most {curve.replay_error.max():.1e} nats from one ordinary forward pass; results in {out}")
+    print(f"replay: at most {curve.replay_error.max():.1e} nats from one ordinary forward pass")
+    print(f"{len(table):,} routes with their tokens: {out / 'routes.parquet'}")
 
 
 @_command
@@ -140,28 +143,28 @@ def train(
     activation_checkpointing: Annotated[bool, typer.Option(help="Recompute activations to save memory.")] = False,
     seed: Seed = 0,
 ) -> None:
-    """Stage 1: train a Duo model from scratch with random routes. Repeat the command to resume."""
+    """Stage 1: train a Duo model with random routes, from scratch or from `--start`. Repeat the command to resume."""
     from dataclasses import replace
 
-    from . import training
+    from . import store, training
     from .model import RandomPolicy
 
     if preset not in training.PRESETS:
         raise ValueError(f"preset {preset!r}: allowed are {', '.join(training.PRESETS)}")
     shape = training.PRESETS[preset]
     shape = replace(shape, tokens=shape.tokens if tokens is None else tokens)
-    folder = training.train(
-        training.Stage1(
-            out=out,
-            preset=shape,
-            sources=tuple(sources.split(",")),
-            policy=RandomPolicy(big=big, small=_rest(big, skip), skip=skip),
-            seed=seed,
-            micro_rows=micro_rows,
-            start=start,
-            gradient_checkpointing=activation_checkpointing,
-        )
+    plan = training.Stage1(
+        out=out,
+        preset=shape,
+        sources=tuple(sources.split(",")),
+        policy=RandomPolicy(big=big, small=_rest(big, skip), skip=skip),
+        seed=seed,
+        micro_rows=micro_rows,
+        start=start,
+        gradient_checkpointing=activation_checkpointing,
     )
+    with store.only_writer(out / "training.lock"):
+        folder = training.train(plan)
     print(f"the model is in {folder}")
 
 
@@ -173,18 +176,27 @@ def report(
     ] = None,
     model: Annotated[str, typer.Option(help="The same as -p model=...")] = "",
     fresh: Annotated[bool, typer.Option(help="Compute every stored result again (not the weights).")] = False,
+    ship: Annotated[bool, typer.Option(help="The same, and put the results in data/results.")] = False,
     out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("runs/report"),
 ) -> None:
     """Run the notebooks headlessly and write a report that opens offline."""
+    import time
+
     from . import report as reports
+    from . import study
 
     given = dict(_parameter(text) for text in parameter or [])
     if model:
         given["model"] = model
-    pages = reports.build(out, only=[part for part in only.split(",") if part], parameters=given, fresh=fresh)
+    if ship and (only or given):
+        raise ValueError("--ship is for the results of all notebooks with their own parameters: leave the others out")
+    began = time.time()
+    pages = reports.build(out, only=[part for part in only.split(",") if part], parameters=given, fresh=fresh or ship)
     print(f"report: {out / 'index.html'}")
     if any(page.error for page in pages):
         raise typer.Exit(1)
+    if ship:
+        print(f"shipped: {', '.join(study.results(since=began).ship())}")
 
 
 def _rest(big: float, skip: float) -> float:

@@ -178,6 +178,34 @@ def gains(curves: Mapping[str, Curve], tokens: Tokens) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def luck(curves: Mapping[str, Curve], tokens: Tokens) -> pd.DataFrame:
+    """What of the oracle's gain over all big is left without luck, at every budget but all big.
+
+    Columns: source, context, budget, and each with `_low` and `_high` (95 %), in nats: oracle, null (gains over all big on
+    their own targets), oracle_less_null (paired by position), label_free, label_luck; positions, documents.
+
+    Args:
+        curves: `oracle`, `null` and `label-free` on the same texts and in the same context.
+        tokens: the texts.
+    """
+    gain = {name: curves[name].loss_nats[-1] - curves[name].loss_nats for name in ("oracle", "null", "label-free")}
+    rows = []
+    for k, budget in enumerate(curves["oracle"].budgets[:-1]):
+        values = {
+            "oracle": gain["oracle"][k],
+            "null": gain["null"][k],
+            "oracle_less_null": gain["oracle"][k] - gain["null"][k],
+            "label_free": gain["label-free"][k],
+            "label_luck": metrics.label_luck(curves["label-free"].loss_nats[k], curves["oracle"].loss_nats[k]),
+        }
+        row: dict[str, object] = {"source": tokens.source, "context": curves["oracle"].context, "budget": int(budget)}
+        for name, value in values.items():
+            mean = metrics.mean_interval(value, tokens.documents)
+            row |= {name: mean.mean, f"{name}_low": mean.low, f"{name}_high": mean.high}
+        rows.append(row | {"positions": mean.positions, "documents": mean.documents})
+    return pd.DataFrame(rows)
+
+
 def gaps(router: Curve, found: Mapping[str, Curve], tokens: Tokens) -> pd.DataFrame:
     """What a router closes of the gap from the best fixed route to the oracle, and to the label-free policy.
 

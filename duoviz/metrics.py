@@ -241,6 +241,64 @@ def share_by_layer(
         return (routes == choice).sum(0) / np.where(counted > 0, counted, np.nan)
 
 
+def later_less_earlier(
+    routes: Int8[np.ndarray, "seq position layer"], choice: int = BIG, *, of: str = "layer"
+) -> Float[np.ndarray, "seq position"]:
+    """Values whose mean is the share of a choice in the later half of the layers, or of the positions, less its share in
+    the earlier half; NaN where a position is not scored.
+
+    Args:
+        routes: the routes; an odd number of layers or positions has its middle in the later half.
+        choice: which choice.
+        of: `layer` or `position`.
+
+    Raises:
+        ValueError: another `of`.
+    """
+    if of not in ("layer", "position"):
+        raise ValueError(f"of={of!r}: allowed are layer and position")
+    axis = ("position", "layer").index(of) + 1
+    size, half = routes.shape[axis], routes.shape[axis] // 2
+    sign = np.where(np.arange(size) < half, -size / max(half, 1), size / (size - half))
+    values = ((routes == choice) * (sign[:, None] if of == "position" else sign)).mean(-1)
+    return np.where(scored(routes), values, np.nan)
+
+
+def profile_correlation(
+    one: Int8[np.ndarray, "seq position layer"], other: Int8[np.ndarray, "seq position layer"], choice: int = BIG
+) -> Interval:
+    """Do two collections of texts use their layers alike? Pearson correlation over layers of the share of a choice, with
+    its interval over the documents (here: sequences) of both; NaN where all layers have one share."""
+    profiles = [np.stack([(text[text[:, 0] >= 0] == choice).mean(0) for text in texts]) for texts in (one, other)]
+
+    def correlation(first: np.ndarray, second: np.ndarray, axis: int = 0) -> float:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return float(np.corrcoef(profiles[0][first].mean(0), profiles[1][second].mean(0))[0, 1])
+
+    places = tuple(np.arange(len(texts)) for texts in profiles)
+    low = high = np.nan
+    if min(map(len, places)) > 1:
+        found = bootstrap(
+            places,
+            correlation,
+            vectorized=False,
+            n_resamples=RESAMPLES // 4,
+            method="percentile",
+            rng=np.random.default_rng(0),
+        ).confidence_interval
+        low, high = float(found.low), float(found.high)
+    count = int(scored(one).sum() + scored(other).sum())
+    return Interval(correlation(places[0], places[1]), low, high, count, sum(map(len, places)))
+
+
+def label_luck(
+    loss_label_free: Float[np.ndarray, "*any"], loss_oracle: Float[np.ndarray, "*any"]
+) -> Float[np.ndarray, "*any"]:
+    """The oracle's gain less the label-free policy's, in nats: an upper estimate of what the label alone gives. The common
+    baseline, the fixed route, drops out. Read it with the null control."""
+    return loss_label_free - loss_oracle
+
+
 def agreement(one: Int8[np.ndarray, "*any layer"], other: Int8[np.ndarray, "*any layer"]) -> float:
     """The share of layers in which two sets of routes make the same choice, over positions scored in both."""
     both = scored(one) & scored(other)

@@ -137,10 +137,11 @@ def _kind(value: Any) -> str:
 
 @contextmanager
 def _environment(*, fresh: bool) -> Iterator[None]:
-    """`DUOVIZ_FRESH=1` for kernels that start inside, if asked for; afterwards the variable is what it was."""
+    """`DUOVIZ_FRESH`, the time before which results are too old, for kernels that start inside, if asked for; afterwards the
+    variable is what it was."""
     before = os.environ.get("DUOVIZ_FRESH")
     if fresh:
-        os.environ["DUOVIZ_FRESH"] = "1"
+        os.environ["DUOVIZ_FRESH"] = str(time.time())
     try:
         yield
     finally:

@@ -22,7 +22,7 @@ from typing import Any
 
 import pandas as pd
 
-FORMAT = 1
+FORMAT = 2
 GRACE_SECONDS = 10.0
 """How long a lock may stay empty, between being made and being written, before it counts as left by a crash."""
 _HELD: set[Path] = set()
@@ -35,12 +35,11 @@ class Store:
     Args:
         folder: where results are written.
         shipped: where shipped results are; None for none.
-        fresh: compute again whatever has not been computed through this object.
+        since: compute again whatever was written before this time, in seconds since 1970; shipped results too.
     """
 
-    def __init__(self, folder: Path, *, shipped: Path | None = None, fresh: bool = False) -> None:
-        self.folder, self.shipped, self.fresh = Path(folder), shipped, fresh
-        self._made: set[str] = set()
+    def __init__(self, folder: Path, *, shipped: Path | None = None, since: float = 0.0) -> None:
+        self.folder, self.shipped, self.since = Path(folder), shipped, since
 
     @staticmethod
     def key(request: dict[str, Any]) -> str:
@@ -67,15 +66,28 @@ class Store:
                 return self.read(stored, request)
             tables = compute()
             self.write(request, tables)
-            self._made.add(key)
         return tables
 
     def _stored(self, key: str) -> Path | None:
         """Where a result is, shipped results first; None if it must be computed."""
-        if self.fresh:
-            return self.folder / key if key in self._made else None
+        if self.since:
+            return self.folder / key if _written(self.folder / key) >= self.since else None
         places = [place / key for place in (self.shipped, self.folder) if place is not None]
-        return next((place for place in places if (place / "manifest.json").is_file()), None)
+        return next((place for place in places if _written(place)), None)
+
+    def ship(self) -> list[str]:
+        """Put the results written since `since` in place of all shipped ones; returns their names.
+
+        Raises:
+            ValueError: nowhere to ship to, or nothing to ship.
+        """
+        made = sorted(path for path in self.folder.glob("*-*") if path.is_dir() and _written(path) > self.since)
+        if self.shipped is None or not made:
+            raise ValueError(f"{len(made)} results in {self.folder}, to be shipped to {self.shipped}: both are needed")
+        shutil.rmtree(self.shipped, ignore_errors=True)
+        for path in made:
+            shutil.copytree(path, self.shipped / path.name)
+        return [path.name for path in made]
 
     def read(self, folder: Path, request: dict[str, Any]) -> dict[str, pd.DataFrame]:
         """The tables of one result.
@@ -124,7 +136,7 @@ class Store:
             "request": json.loads(json.dumps(request, default=str)),
             "tables": sorted(tables),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "versions": {name: version(name) for name in ("torch", "transformers", "pandas", "pyarrow")},
+            "versions": {name: version(name) for name in ("duoviz", "torch", "transformers", "pandas", "pyarrow")},
         }
         try:
             partial.mkdir(parents=True, exist_ok=True)
@@ -224,6 +236,14 @@ def _owner(lock: Path) -> tuple[int, str, bool] | None:
     except PermissionError:
         pass
     return int(number), host, False
+
+
+def _written(folder: Path) -> float:
+    """When a result was written, in seconds since 1970; 0 where there is none."""
+    try:
+        return (folder / "manifest.json").stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _busy(lock: Path, owner: tuple[int, str, bool] | None) -> str:

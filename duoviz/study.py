@@ -11,9 +11,10 @@ Paper: arXiv 2410.10846; the figures are named at the methods.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,16 @@ import pandas as pd
 
 from . import corpus, frames, oracle, records, router, routes, store
 from .model import LanguageModel, load
+from .router import Mixture
 
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED_RESULTS = ROOT / "data" / "results"
 CALIBRATION = (("python-prose", 8), ("python-code", 8))
-"""Holdout documents on which the fixed routes and the routers' thresholds are chosen: 2 x 8 x 127 positions."""
+"""Calibration documents on which the fixed routes and the routers' thresholds are chosen: 2 x 8 x 127 positions."""
 OBJECTIVES = ("nll", "expected", "null")
 """The oracle, the label-free policy and the null control."""
+CARRIED = (*OBJECTIVES, "sampled")
+"""And the routes of the null control scored on the true targets, where one pass serves them all."""
 BUDGETS = (2, 4, 6, 8, 10)
 MIXTURES = ((0.3, 0.7, 0.0), (0.5, 0.0, 0.5), (0.5, 0.3, 0.2))
 """Shares of big, small and skip of the routers in figure 7."""
@@ -45,7 +49,8 @@ class Study:
         length: tokens of a document's block.
         seed: of every draw.
         results: where new results are kept.
-        fresh: compute everything again; set for all studies by the environment variable DUOVIZ_FRESH=1.
+        fresh: compute everything again, once. The environment variable DUOVIZ_FRESH, a time in seconds since 1970, has
+            all studies compute again what was stored before.
     """
 
     model: str = "data/duo-tiny"
@@ -69,8 +74,8 @@ class Study:
 
     @cached_property
     def _store(self) -> store.Store:
-        fresh = self.fresh or os.environ.get("DUOVIZ_FRESH") == "1"
-        return store.Store(self.results, shipped=SHIPPED_RESULTS, fresh=fresh)
+        since = time.time() if self.fresh else float(os.environ.get("DUOVIZ_FRESH", "0"))
+        return results(self.results, since=since)
 
     def tokens(self, source: str) -> records.Tokens:
         """The texts of one source."""
@@ -90,24 +95,22 @@ class Study:
         choices: str = "SB",
         setting: oracle.Setting = oracle.Setting(batch_size=16),
     ) -> dict[str, records.Curve]:
-        """Best routes for every budget of big layers, for each objective (figures 2, 4)."""
-        tokens = self.tokens(source)
+        """Best routes for every budget of big layers, for each objective (figures 2, 4).
 
-        def compute() -> dict[str, pd.DataFrame]:
-            found = oracle.survey(
-                self.lm,
-                tokens,
-                choices=choices,
-                context=context,
-                method=method,
-                objectives=objectives,
-                setting=setting,
-                seed=self.seed,
-            )
+        Objectives that share no pass (see `oracle.survey`) are results of their own: an interrupted survey keeps those it had.
+        """
+        tokens = self.tokens(source)
+        ways = {"context": context, "method": method, "choices": choices}
+
+        def compute(names: tuple[str, ...]) -> dict[str, pd.DataFrame]:
+            found = oracle.survey(self.lm, tokens, objectives=names, setting=setting, seed=self.seed, **ways)
             return {name.replace(":", "-"): frames.curve(curve, tokens) for name, curve in found.items()}
 
-        asked = {"context": context, "method": method, "objectives": objectives, "choices": choices}
-        tables = self._cached("survey", {**_text(tokens), **asked}, compute)
+        tables: dict[str, pd.DataFrame] = {}
+        for names in [(name,) for name in objectives] if context == "committed" else [objectives]:
+            drawn = method != "exhaustive" or any(name.startswith(oracle.SAMPLED) for name in names)
+            asked = {**_text(tokens), **ways, "objectives": names, "seed": self.seed if drawn else None}
+            tables |= self._cached("survey", asked, partial(compute, names))
         return {name: frames.curve_from_frame(tables[name.replace(":", "-")], tokens) for name in objectives}
 
     def live(
@@ -124,13 +127,13 @@ class Study:
             chosen = oracle.fixed(self.lm, self.calibration(), choices=choices)
             return {"fixed": pd.DataFrame({"budget": range(len(chosen)), "route": routes.to_texts(chosen)})}
 
-        table = self._cached("fixed", {"choices": choices, "calibration": CALIBRATION}, compute)["fixed"]
+        table = self._cached("fixed", {"choices": choices, **_text(self.calibration())}, compute)["fixed"]
         return np.stack([routes.from_text(text) for text in table.sort_values("budget")["route"]])
 
     def calibration(self) -> records.Tokens:
-        """Holdout texts that nothing is scored on."""
-        parts = [corpus.blocks(self.lm.tokenizer, name, documents=n, length=128) for name, n in CALIBRATION]
-        return records.Tokens.joined(parts)
+        """Texts that were never trained on and that nothing is scored on."""
+        take = partial(corpus.blocks, self.lm.tokenizer, length=128, split="calibration")
+        return records.Tokens.joined([take(name, documents=number) for name, number in CALIBRATION])
 
     def fixed(self, source: str) -> records.Curve:
         """The fixed routes, scored on a source (figure 4)."""
@@ -145,9 +148,14 @@ class Study:
 
     def curves(self, source: str, *, context: str = "committed") -> list[records.Curve]:
         """Every policy over the number of big layers, beside each other (figure 4b)."""
-        found = self.survey(source, context=context)
+        found = self.survey(source, OBJECTIVES if context == "committed" else CARRIED, context=context)
         random = self.survey(source, ("nll",), context=context, method="random-100")
         return [*found.values(), *random.values(), self.fixed(source)]
+
+    def replayed(self, source: str, curve: records.Curve) -> records.Curve:
+        """What the routes of a curve are worth in one ordinary forward pass, whatever context they were chosen in."""
+        losses = np.stack([self.lm.score(self.tokens(source), chosen) for chosen in curve.routes])
+        return records.Curve(f"{curve.name}, replayed", "own", curve.budgets, losses, curve.routes)
 
     def skipping(self, source: str, *, skip: int, context: str = "committed") -> records.Found:
         """Best routes with exactly so many layers skipped and the others big (figure 2d)."""
@@ -193,13 +201,21 @@ class Study:
         """Routes `[seq, position, layer]` and losses `[seq, position]` of a router."""
         return self.router(name).run(self.lm, self.tokens(source))
 
-    def router_curve(self, source: str) -> records.Curve:
-        """The trained routers over their budgets (figures 4b, 3)."""
-        found = [self.routed(source, f"budget-{k}") for k in BUDGETS]
+    def routers(self) -> dict[str, Mixture]:
+        """The routers of `shipped_routers` that the model has, by folder name."""
+        known = shipped_routers(self.lm.layers)
+        return {name: asked for name, asked in known.items() if (Path(self.folder) / "routers" / name).is_dir()}
+
+    def router_curve(self, source: str) -> records.Curve | None:
+        """The trained routers over their budgets (figures 4b, 3); None for a model without."""
+        budgets = [k for k in BUDGETS if f"budget-{k}" in self.routers()]
+        if not budgets:
+            return None
+        found = [self.routed(source, f"budget-{k}") for k in budgets]
         return records.Curve(
             name="router",
             context="own",
-            budgets=np.array(BUDGETS),
+            budgets=np.array(budgets),
             routes=np.stack([chosen for chosen, _ in found]),
             loss_nats=np.stack([losses for _, losses in found]),
         )
@@ -207,12 +223,11 @@ class Study:
     def _cached(
         self, what: str, asked: dict[str, Any], compute: Callable[[], dict[str, pd.DataFrame]]
     ) -> dict[str, pd.DataFrame]:
-        """The stored result of a request: the model, its dtype, the seed and all that was asked."""
+        """The stored result of a request: the model, its dtype and all that was asked."""
         request = {
             "what": what,
             "model": self.lm.fingerprint,
             "dtype": str(self.lm.model.dtype),
-            "seed": self.seed,
             **asked,
         }
         return self._store.cached(request, compute)
@@ -224,40 +239,41 @@ def _text(tokens: records.Tokens) -> dict[str, Any]:
     return {"source": tokens.source, "text": tokens.fingerprint, **size}
 
 
-def budgets_of(lm: LanguageModel, choices: str) -> list[routes.Space]:
-    """The spaces with exactly 0, 1, ... big layers."""
-    return [routes.Space(lm.layers, choices, big=k) for k in range(lm.layers + 1)]
+def results(folder: Path = ROOT / "runs" / "results", *, since: float = 0.0) -> store.Store:
+    """Where results are kept, behind the shipped ones; see `store.Store`."""
+    return store.Store(folder, shipped=SHIPPED_RESULTS, since=since)
 
 
-def mixture_name(mixture: router.Mixture) -> str:
+def mixture_name(mixture: Mixture) -> str:
     """Folder of a router: `budget-4` of 12 layers big and the rest small, or the shares in per cent."""
     parts = (("big", mixture.big), ("small", mixture.small), ("skip", mixture.skip))
     return "-".join(f"{name}-{round(100 * share)}" for name, share in parts if share)
 
 
-def shipped_routers(layers: int) -> dict[str, router.Mixture]:
+def shipped_routers(layers: int) -> dict[str, Mixture]:
     """The routers that belong to a model: the budgets of figure 4b and the mixtures of figure 7, by folder name."""
-    found = {f"budget-{k}": router.Mixture(k / layers, 1 - k / layers) for k in BUDGETS if k < layers}
-    return found | {mixture_name(m): m for m in (router.Mixture(*shares) for shares in MIXTURES)}
+    found = {f"budget-{k}": Mixture(k / layers, 1 - k / layers) for k in BUDGETS if k < layers}
+    return found | {mixture_name(m): m for m in (Mixture(*shares) for shares in MIXTURES)}
 
 
 def train_router(
-    path: str, out: Path, *, mixture: router.Mixture, tokens: int = 1_000_000, seed: int = 0
+    path: str, out: Path, *, mixture: Mixture, tokens: int = 1_000_000, seed: int = 0
 ) -> tuple[router.Router, pd.DataFrame]:
     """Train a router on the python sources, set its thresholds on the calibration texts and save it.
 
     Returns:
         The router, and its training log, which is also saved.
+
+    Raises:
+        ValueError: as `router.train`; another process is training a router in this folder.
     """
-    here = Study(model=path)
-    rows = training_rows(here.lm, tokens)
-    made, log = router.train(
-        here.lm, rows, router.Stage3(mixture, tokens=tokens, seed=seed), checkpoint=out / "training.pt"
-    )
-    router.calibrate(made, here.lm, here.calibration())
-    router.save(made, out)
-    (out / "training.pt").unlink(missing_ok=True)
-    log.to_parquet(out / "training-log.parquet", index=False)
+    here, plan = Study(model=path), router.Stage3(mixture, tokens=tokens, seed=seed)
+    with store.only_writer(out / "training.lock"):
+        made, log = router.train(here.lm, training_rows(here.lm, tokens), plan, checkpoint=out / "training.pt")
+        router.calibrate(made, here.lm, here.calibration())
+        router.save(made, out)
+        (out / "training.pt").unlink(missing_ok=True)
+        log.to_parquet(out / "training-log.parquet", index=False)
     return made, log
 
 

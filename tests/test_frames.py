@@ -111,3 +111,15 @@ def test_tidy_puts_the_texts_beside_the_routes(lm, tokens):
     equal(curve, frames.curve_from_frame(table, tokens))
     with pytest.raises(ValueError, match="it belongs to other texts"):
         frames.tidy(frames.curve(curve, tokens).assign(position=lambda t: t["position"] + 100), tokens)
+
+
+def test_luck_is_what_the_gains_leave(lm, tokens):
+    found = oracle.survey(lm, tokens)
+    curves = {curve.name: curve for curve in found.values()}
+    table, gains = frames.luck(curves, tokens), frames.gains(curves, tokens)
+    for name, column in (("oracle", "oracle"), ("null", "null"), ("label-free", "label_free")):
+        np.testing.assert_allclose(table[column], gains[gains["policy"] == name]["gain_nats"])
+    np.testing.assert_allclose(table["oracle_less_null"], table["oracle"] - table["null"], atol=1e-6)
+    np.testing.assert_allclose(table["label_luck"], table["oracle"] - table["label_free"], atol=1e-6)
+    assert (table["label_luck_low"] <= table["label_luck"]).all()
+    assert table["budget"].tolist() == [0, 1, 2, 3]

@@ -3,7 +3,7 @@ import pytest
 
 from duoviz import metrics
 from duoviz.metrics import Interval
-from duoviz.routes import SKIP
+from duoviz.routes import BIG, SKIP
 
 
 def test_mean_is_over_positions_and_the_interval_over_documents():
@@ -124,3 +124,31 @@ def test_bad_values_are_named():
     with pytest.raises(ValueError, match="they must ascend"):
         metrics.at_budget(np.array([2, 0]), losses, 1.0)
     np.testing.assert_array_equal(metrics.at_budget(np.array([2]), losses[:1] + 3, 2.0), [[3.0]])
+
+
+def test_later_less_earlier_is_a_difference_of_halves():
+    chosen = np.full((2, 4, 5), SKIP, np.int8)
+    chosen[:, :, 3:] = BIG  # later half: layers 2, 3, 4
+    chosen[1, 3] = -1
+    values = metrics.later_less_earlier(chosen)
+    assert np.isnan(values[1, 3])
+    assert np.nanmean(values) == pytest.approx(2 / 3 - 0)
+    chosen = np.full((1, 4, 5), SKIP, np.int8)
+    chosen[:, 0] = BIG
+    assert metrics.later_less_earlier(chosen, of="position").mean() == pytest.approx(0 - 1 / 2)
+    with pytest.raises(ValueError, match="allowed are layer and position"):
+        metrics.later_less_earlier(chosen, of="text")
+
+
+def test_profiles_that_agree_correlate_and_those_that_oppose_do_not():
+    draw = np.random.default_rng(0)
+    shares = np.linspace(0.1, 0.9, 6)
+    one, other, against = (
+        np.where(draw.random((5, 200, 6)) < level, BIG, 1).astype(np.int8) for level in (shares, shares, shares[::-1])
+    )
+    same, opposite = metrics.profile_correlation(one, other), metrics.profile_correlation(one, against)
+    assert same.mean > 0.98
+    assert same.low > 0.95
+    assert (same.documents, same.positions) == (10, 2000)
+    assert opposite.high < -0.95
+    assert np.isnan(metrics.profile_correlation(one[:1], other[:1]).low)

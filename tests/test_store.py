@@ -4,6 +4,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -31,7 +32,11 @@ def test_the_same_request_is_never_computed_twice(tmp_path):
     assert len(calls) == 1
     store.cached({**request, "model": "other"}, compute)
     assert len(calls) == 2
-    Store(tmp_path, fresh=True).cached(request, compute)
+    again = Store(tmp_path, since=time.time() + 0.01)
+    time.sleep(0.02)
+    for _ in range(2):
+        again.cached(request, compute)
+    Store(tmp_path, since=again.since).cached(request, compute)  # another notebook of the same report
     assert len(calls) == 3
     manifest = json.loads((tmp_path / store.key(request) / "manifest.json").read_text())
     assert manifest["request"]["model"] == "m"
@@ -43,6 +48,18 @@ def test_shipped_results_come_first_and_are_not_written(tmp_path):
     store = Store(tmp_path / "own", shipped=tmp_path / "shipped")
     pd.testing.assert_frame_equal(store.cached({"what": "r"}, dict)["t"], TABLE)
     assert not (tmp_path / "own").exists()
+
+
+def test_what_was_computed_since_a_time_replaces_what_is_shipped(tmp_path):
+    Store(tmp_path / "shipped").write({"what": "old"}, {"t": TABLE})
+    Store(tmp_path / "own").write({"what": "earlier"}, {"t": TABLE})
+    os.utime(tmp_path / "own" / Store.key({"what": "earlier"}) / "manifest.json", (1e9, 1e9))
+    store = Store(tmp_path / "own", shipped=tmp_path / "shipped", since=1.5e9)
+    with pytest.raises(ValueError, match="0 results"):
+        store.ship()
+    store.cached({"what": "r"}, lambda: {"t": TABLE})
+    assert store.ship() == [Store.key({"what": "r"})] == [path.name for path in (tmp_path / "shipped").iterdir()]
+    pd.testing.assert_frame_equal(Store(tmp_path, shipped=tmp_path / "shipped").cached({"what": "r"}, dict)["t"], TABLE)
 
 
 def test_damaged_and_foreign_results_are_named(tmp_path):
@@ -60,7 +77,7 @@ def test_damaged_and_foreign_results_are_named(tmp_path):
         with pytest.raises(ValueError, match=r"manifest\.json is damaged"):
             store.cached(request, dict)
     (folder / "manifest.json").write_text(json.dumps({**manifest, "format": 99}))
-    with pytest.raises(ValueError, match="is of format 99, this version reads 1"):
+    with pytest.raises(ValueError, match="is of format 99, this version reads 2"):
         store.cached(request, dict)
     other = store.write({"what": "r", "model": "other"}, {"t": TABLE})
     with pytest.raises(ValueError, match=r"answers another request .*'model': \('other', 'm'\)"):

@@ -15,7 +15,10 @@ from . import python
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = ("shipped-prose", "shipped-code")
 PYTHON = ("python-prose", "python-code")
+SPLITS = ("train", "holdout", "calibration")
 HOLDOUT_SHARE = 0.04
+CALIBRATION_SHARE = 0.25
+"""Of the documents kept out of training, those on which routes and thresholds are chosen and nothing is scored."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +53,9 @@ def documents(source: str, *, split: str = "holdout", limit: int | None = None) 
     Args:
         source: `shipped-prose`, `shipped-code`, `python-prose`, `python-code`, `file:PATH` (a text file, `.jsonl` or
             `.parquet` with a `text` column) or `hf:DATASET[:CONFIG[:SPLIT[:COLUMN]]]` (streamed).
-        split: `"holdout"` or `"train"` of the python sources. The shipped texts are never trained on and have no train
-            split; your own text is taken whole.
+        split: `"train"`, `"holdout"` (scored) or `"calibration"` (chosen on) of the python sources; the last two in an
+            order fixed by hash, so that the first few are of all kinds. The shipped texts are only ever scored; your own
+            text is taken whole.
         limit: stop after so many documents.
 
     Raises:
@@ -72,10 +76,10 @@ def stream(source: str, *, split: str = "holdout") -> Iterator[Document]:
         FileNotFoundError: a missing file.
     """
     check(source)
-    if split not in ("holdout", "train"):
-        raise ValueError(f"split {split!r}: allowed are 'holdout' and 'train'")
-    if source in SHIPPED and split == "train":
-        raise ValueError(f"{source} is never trained on: it has no train split")
+    if split not in SPLITS:
+        raise ValueError(f"split {split!r}: allowed are {', '.join(SPLITS)}")
+    if source in SHIPPED and split != "holdout":
+        raise ValueError(f"{source} is only ever scored: it has no {split} split")
     kind, _, rest = source.partition(":")
     if source in SHIPPED:
         found = _shipped(source)
@@ -90,8 +94,13 @@ def stream(source: str, *, split: str = "holdout") -> Iterator[Document]:
 
 def holdout_share(text: str) -> bool:
     """Whether the hash of a text puts it into the holdout (a share of `HOLDOUT_SHARE`)."""
+    return _place(text)[0] < HOLDOUT_SHARE
+
+
+def _place(text: str) -> tuple[float, float]:
+    """Two numbers in [0, 1) that the hash of a text gives: one splits train from the rest, one orders and splits the rest."""
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
-    return int.from_bytes(digest[:8], "big") < HOLDOUT_SHARE * 2**64
+    return int.from_bytes(digest[:8], "big") / 2**64, int.from_bytes(digest[8:16], "big") / 2**64
 
 
 def _shipped(source: str) -> Iterator[Document]:
@@ -102,8 +111,13 @@ def _shipped(source: str) -> Iterator[Document]:
 
 def _python(source: str, split: str) -> Iterator[Document]:
     rows = python.rows(holdout_share)
-    for row in rows[(rows["source"] == source) & (rows["split"] == split)].itertuples():
-        yield Document(row.id, row.text)
+    rows = rows[(rows["source"] == source) & (rows["split"] == ("train" if split == "train" else "holdout"))]
+    if split == "train":
+        yield from (Document(row.id, row.text) for row in rows.itertuples())
+        return
+    for place, name, text in sorted((_place(row.text)[1], row.id, row.text) for row in rows.itertuples()):
+        if (place < CALIBRATION_SHARE) == (split == "calibration"):
+            yield Document(name, text)
 
 
 def _file(path: Path) -> Iterator[Document]:
@@ -139,7 +153,10 @@ def _parquet(path: Path) -> Iterator[Document]:
 def _hub(name: str) -> Iterator[Document]:
     from datasets import load_dataset
 
-    dataset, config, split, column = (*name.split(":"), "", "", "")[:4]
+    parts = name.split(":")
+    if len(parts) > 4:
+        raise ValueError(f"hf:{name}: give hf:DATASET[:CONFIG[:SPLIT[:COLUMN]]], not {len(parts)} parts")
+    dataset, config, split, column = (*parts, "", "", "")[:4]
     rows = load_dataset(dataset, config or None, split=split or "train", streaming=True)
     column = column or "text"
     for number, row in enumerate(rows):

@@ -11,7 +11,12 @@ from plotly.subplots import make_subplots
 
 from .. import style
 
-NAMES = {"null": "null control (sampled targets)", "random-100": "best of 100 random", "fixed": "best fixed route"}
+NAMES = {
+    "null": "null control (sampled targets)",
+    "sampled": "null control's routes on true targets",
+    "random-100": "best of 100 random",
+    "fixed": "best fixed route",
+}
 SOURCES = (("circle", "#D55E00"), ("square", "#0072B2"), ("diamond", "#009E73"), ("cross", "#CC79A7"))
 """Mark and colour of the first, second, ... source where a figure tells sources, not policies, apart."""
 

@@ -1,0 +1,79 @@
+"""What every saved notebook keeps to: the story in the notebook, the code in the package. Nothing is run here."""
+
+import ast
+import io
+import tokenize
+from pathlib import Path
+
+import nbformat
+import pytest
+
+NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))
+MOST_LINES = 14
+MOST_BYTES = 300_000
+WIDGET = "application/vnd.jupyter.widget"
+
+every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def read(path):
+    return nbformat.read(path, as_version=4)
+
+
+def code(path):
+    """Number in the notebook and source of every code cell."""
+    return [(number, cell.source) for number, cell in enumerate(read(path).cells, 1) if cell.cell_type == "code"]
+
+
+def cells_with(path, *kinds):
+    """Numbers of the code cells that hold a statement of these kinds at any depth."""
+    found = ((number, ast.walk(ast.parse(source))) for number, source in code(path))
+    return [number for number, nodes in found if any(isinstance(node, kinds) for node in nodes)]
+
+
+def test_there_are_notebooks():
+    assert NOTEBOOKS
+
+
+@every_notebook
+def test_saved_notebooks_are_small_and_hold_no_widgets(path):
+    assert path.stat().st_size < MOST_BYTES
+    notebook = read(path)
+    assert "widgets" not in notebook.metadata
+    shown = [kind for cell in notebook.cells for out in cell.get("outputs", []) for kind in out.get("data", {})]
+    assert not [kind for kind in shown if kind.startswith(WIDGET)]
+
+
+@every_notebook
+def test_cells_are_short_and_define_nothing(path):
+    long = {number: lines for number, source in code(path) if (lines := len(source.splitlines())) > MOST_LINES}
+    assert not long, f"cells with more than {MOST_LINES} lines; move code into the package"
+    assert not cells_with(path, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+
+
+@every_notebook
+def test_the_first_code_cell_holds_parameters_only(path):
+    """Literal assignments, each with its type and a comment on its line: `model: str = "..."  # folder or Hub id`."""
+    first = next(cell for cell in read(path).cells if cell.cell_type == "code")
+    assert "parameters" in first.metadata.get("tags", [])
+    tokens = tokenize.generate_tokens(io.StringIO(first.source).readline)
+    commented = {token.start[0] for token in tokens if token.type == tokenize.COMMENT}
+    statements = ast.parse(first.source).body
+    assert statements
+    for statement in statements:
+        line = first.source.splitlines()[statement.lineno - 1]
+        assert isinstance(statement, ast.AnnAssign), f"not `name: type = value`: {line}"
+        assert statement.value is not None, f"no value: {line}"
+        ast.literal_eval(statement.value)  # an error unless it is a literal
+        assert statement.end_lineno in commented, f"no comment: {line}"
+
+
+@every_notebook
+def test_imports_stand_in_the_second_code_cell(path):
+    second = code(path)[1][0]
+    assert set(cells_with(path, ast.Import, ast.ImportFrom)) <= {second}
+
+
+@every_notebook
+def test_the_last_cell_says_what_is_not_shown(path):
+    assert "What this does not show" in read(path).cells[-1].source
