@@ -164,6 +164,7 @@ def _run(path: Path, out: Path, parameters: dict[str, Any]) -> Page:
             kernel_name="python3",
             progress_bar=False,
             store_widget_state=False,
+            extra_arguments=["--log-level=ERROR"],  # a kernel's warning about its transport is not the reader's
         )
     except PapermillExecutionError as failure:
         error = f"{failure.ename}: {failure.evalue}"

@@ -11,6 +11,7 @@ Paper: arXiv 2410.10846; the figures are named at the methods.
 from __future__ import annotations
 
 import os
+import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -269,7 +270,7 @@ def train_router(
     """
     here, plan = Study(model=path), router.Stage3(mixture, tokens=tokens, seed=seed)
     with store.only_writer(out / "training.lock"):
-        made, log = router.train(here.lm, training_rows(here.lm, tokens), plan, checkpoint=out / "training.pt")
+        made, log = router.train(here.lm, training_rows(here.lm, tokens, seed=seed), plan, checkpoint=out / "training.pt")
         router.calibrate(made, here.lm, here.calibration())
         router.save(made, out)
         (out / "training.pt").unlink(missing_ok=True)
@@ -277,16 +278,15 @@ def train_router(
     return made, log
 
 
-def training_rows(lm: LanguageModel, tokens: int) -> np.ndarray:
-    """About so many tokens of the python sources' train split, prose and code in turn: uint16 `[row, token]`."""
+def training_rows(lm: LanguageModel, tokens: int, *, seed: int = 0) -> np.ndarray:
+    """About so many tokens of the python sources' train split, prose and code in turn: uint16 `[row, token]`. Documents are
+    drawn without replacement, so that a few are of all kinds."""
     halves = []
-    for source in ("python-prose", "python-code"):
-        documents, size = [], 0
-        for document in corpus.documents(source, split="train"):
-            documents.append(document)
-            size += len(document.text)
-            if size > 4 * tokens:  # more characters than half the tokens take
-                break
-        halves.append(corpus.packed(lm.tokenizer, documents, length=lm.context))
+    for source in corpus.PYTHON:
+        listed = corpus.documents(source, split="train")
+        random.Random(seed).shuffle(listed)
+        sizes = np.cumsum([len(document.text) for document in listed])
+        few = listed[: int(np.searchsorted(sizes, 4 * tokens)) + 1]  # more characters than half the tokens take
+        halves.append(corpus.packed(lm.tokenizer, few, length=lm.context))
     number = max(1, min(*map(len, halves), tokens // lm.context // 2))
     return np.stack([half[:number] for half in halves], axis=1).reshape(2 * number, -1)
