@@ -270,7 +270,9 @@ def train_router(
     """
     here, plan = Study(model=path), router.Stage3(mixture, tokens=tokens, seed=seed)
     with store.only_writer(out / "training.lock"):
-        made, log = router.train(here.lm, training_rows(here.lm, tokens, seed=seed), plan, checkpoint=out / "training.pt")
+        made, log = router.train(
+            here.lm, training_rows(here.lm, tokens, seed=seed), plan, checkpoint=out / "training.pt"
+        )
         router.calibrate(made, here.lm, here.calibration())
         router.save(made, out)
         (out / "training.pt").unlink(missing_ok=True)
