@@ -90,6 +90,7 @@ def build(
     defaults = {path: _parameters(path) for path in chosen}
     _check(parameters, defaults)
     out.mkdir(parents=True, exist_ok=True)
+    _plotly_js(out)  # first: a page can be read as soon as it is there
     pages = []
     with _environment(fresh=fresh):
         for number, path in enumerate(chosen, 1):
@@ -97,7 +98,6 @@ def build(
             page = _run(path, out, {k: v for k, v in parameters.items() if k in defaults[path]})
             say(f"[{number}/{len(chosen)}] {path.stem}: {page.error or f'{page.seconds:.0f} s'}")
             pages.append(page)
-    _plotly_js(out)
     (out / "index.html").write_text(_index(pages), encoding="utf-8")
     return pages
 
