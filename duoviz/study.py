@@ -136,15 +136,16 @@ class Study:
         take = partial(corpus.blocks, self.lm.tokenizer, length=128, split="calibration")
         return records.Tokens.joined([take(name, documents=number) for name, number in CALIBRATION])
 
-    def fixed(self, source: str) -> records.Curve:
-        """The fixed routes, scored on a source (figure 4)."""
+    def fixed(self, source: str, *, null: bool = False) -> records.Curve:
+        """The fixed routes, scored on a source (figure 4), or on the targets drawn for its null control."""
         tokens, chosen = self.tokens(source), self.fixed_routes()
+        targets = oracle.sample_targets(self.lm, tokens, seed=self.seed) if null else None
         return records.Curve(
             name="fixed",
             context="uniform",
             budgets=np.arange(len(chosen)),
             routes=np.stack([oracle.same_for_all(tokens, route) for route in chosen]),
-            loss_nats=np.stack([self.lm.score(tokens, route) for route in chosen]),
+            loss_nats=np.stack([self.lm.score(tokens, route, targets=targets) for route in chosen]),
         )
 
     def curves(self, source: str, *, context: str = "committed") -> list[records.Curve]:

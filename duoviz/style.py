@@ -77,8 +77,8 @@ def _code(character: str) -> str:
 
 
 def policy_colour(name: str) -> str:
-    """The colour of a policy; grey for one that has none."""
-    return POLICY_COLOURS.get(name, INK)
+    """The colour of a policy, whatever a remark in brackets adds to its name; grey for one that has none."""
+    return POLICY_COLOURS.get(name.partition(" (")[0], INK)
 
 
 def token_chips(pieces: Sequence[str], values: np.ndarray, *, title: str, unit: str = "nats") -> str:

@@ -59,7 +59,7 @@ def test_shares_that_sum_to_one_leave_nothing_to_small(big, skip, letters):
         (("oracle", "--length", "300"), "a text of 300 tokens: the model's context is 256"),
         (("oracle", "--length", "3000"), "it has 0 so long"),
         (("oracle", "--context", "sideways"), "context 'sideways': allowed are"),
-        (("oracle", "--max-flops", "10"), "above the limit of 10"),
+        (("oracle", "--documents", "3", "--max-flops", "10"), "above the limit of 10"),
         (("router", "--out", "x", "--big", "0.7", "--skip", "0.6"), "give shares that sum to 1"),
         (("router", "--out", "x", "--big", "nan"), "give shares that sum to 1"),
         (

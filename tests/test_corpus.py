@@ -106,7 +106,7 @@ def test_unknown_sources_and_splits_are_named():
             corpus.documents(unknown)
     with pytest.raises(ValueError, match="split 'test': allowed are"):
         corpus.documents("shipped-prose", split="test")
-    with pytest.raises(ValueError, match="never trained on"):
+    with pytest.raises(ValueError, match="is only ever scored"):
         corpus.documents("shipped-prose", split="train")
 
 

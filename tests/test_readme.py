@@ -5,6 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+
+from duoviz.metrics import mean_interval
+from duoviz.study import Study
+
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 
@@ -24,6 +29,20 @@ def test_the_tree_names_every_module_once():
         if not path.name.startswith("__")
     ]
     assert sorted(named) == sorted(found)
+
+
+def test_what_the_picture_is_said_to_show_is_in_the_shipped_results():
+    study = Study(documents=8)
+    for source in study.sources:
+        found = study.survey(source)
+        gain = {n: np.nanmean(c.loss_nats[-1] - c.loss_nats, axis=(1, 2)) for n, c in found.items()}
+        assert gain["nll"][1] > 0
+        assert gain["null"][1] < 0 < gain["null"][2:-1].min()
+        assert gain["expected"].max() < 0.1 * gain["nll"].max()
+        true = study.fixed(source).loss_nats[1] - found["nll"].loss_nats[1]
+        null = study.fixed(source, null=True).loss_nats[1] - found["null"].loss_nats[1]
+        more = mean_interval(true - null, study.tokens(source).documents)
+        assert more.low < 0 < more.high
 
 
 def test_pictures_and_notebooks_exist():

@@ -66,6 +66,8 @@ def finish(figure: go.Figure, *, title: str, note: str = "", height: int = 420) 
 def counted(table: pd.DataFrame) -> str:
     """How much a summary rests on."""
     parts = table[["source", "documents", "positions"]].drop_duplicates("source")
+    if len(parts) > 2 and len(parts[["documents", "positions"]].drop_duplicates()) == 1:
+        return f"{parts['documents'].iloc[0]} documents, {parts['positions'].iloc[0]:,} positions in each panel"
     return "; ".join(f"{r.source}: {r.documents} documents, {r.positions:,} positions" for r in parts.itertuples())
 
 

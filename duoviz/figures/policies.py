@@ -140,7 +140,7 @@ def gain_curve(gains: pd.DataFrame, *, title: str = "How much of the oracle's ga
         ValueError: no rows, or a column is missing.
     """
     look.needed(gains, ["source", "policy", "budget", "gain_nats", "low_nats", "high_nats"])
-    sources = list(dict.fromkeys(gains["source"]))
+    sources, named = list(dict.fromkeys(gains["source"])), set()
     figure = look.panels(sources, shared_yaxes=True, horizontal_spacing=0.04)
     for column, source in enumerate(sources, 1):
         inside = gains[gains["source"] == source]
@@ -155,10 +155,11 @@ def gain_curve(gains: pd.DataFrame, *, title: str = "How much of the oracle's ga
                 line={"color": style.policy_colour(policy), "dash": "dot" if policy == "null" else "solid"},
                 marker={"symbol": style.POLICY_MARKS.get(policy, "circle"), "size": 8},
                 legendgroup=policy,
-                showlegend=column == 1,
+                showlegend=policy not in named,
                 row=1,
                 col=column,
             )
+            named.add(policy)
     figure.add_hline(y=0, line={"color": style.INK, "width": 1})
     figure.update_xaxes(title="big layers per token")
     figure.update_yaxes(title="gain over all big (nats per token)", col=1)
