@@ -94,9 +94,8 @@ def oracle(
     setting = oracles.Setting(batch_size=batch_size, width=width, max_flops=max_flops)
     flops = oracles.estimate_curve(session.lm, tokens, choices=choices, context=context, method=method)
     print(f"{len(tokens)} documents, {int(tokens.scored.sum())} positions: about {flops:.2g} FLOPs", file=sys.stderr)
-    curve = session.survey(source, (objective,), context=context, method=method, choices=choices, setting=setting)[
-        objective
-    ]
+    found = session.survey(source, (objective,), context=context, method=method, choices=choices, setting=setting)
+    curve = found[objective]
     table = frames.tidy(frames.curve(curve, tokens), tokens)
     out.mkdir(parents=True, exist_ok=True)
     table.to_parquet(out / "routes.parquet", index=False)
