@@ -244,10 +244,45 @@ class Space:
     def contains(self, routes: Int8[np.ndarray, "*any layer"]) -> np.ndarray:
         """Whether each route belongs to the space: bool `[*any]`."""
         routes = check(routes, layers=self.layers)
-        big, skip = self.budgets
-        bigs, skips = (routes == BIG).sum(-1), (routes == SKIP).sum(-1)
-        counted = (big.low <= bigs) & (bigs <= big.high) & (skip.low <= skips) & (skips <= skip.high)
-        return np.isin(routes, self.allowed).all(-1) & counted
+        return np.isin(routes, self.allowed).all(-1) & (self.excess(routes) == 0)
+
+    def excess(self, routes: Int8[np.ndarray, "*any layer"]) -> Int64[np.ndarray, " *any"]:
+        """How many layers must at least change their choice before each route meets the budgets; 0 inside the space."""
+        total = np.zeros(routes.shape[:-1], np.int64)
+        for budget, choice in zip(self.budgets, (BIG, SKIP)):
+            counts = (routes == choice).sum(-1)
+            total += np.maximum(budget.low - counts, 0) + np.maximum(counts - budget.high, 0)
+        return total
+
+    def ways(self, taken: Int8[np.ndarray, "row layer"]) -> np.ndarray:
+        """How many routes begin as each row does and go on with each allowed choice: float64 `[row, choice]`, columns as in
+        `allowed`; exact up to 2^53."""
+        left = self.layers - taken.shape[1] - 1
+        counts = np.stack([(taken == BIG).sum(1), (taken == SKIP).sum(1)], 1)
+        unique, inverse = np.unique(counts, axis=0, return_inverse=True)
+        table = [[_ways(self, left, b + (c == BIG), s + (c == SKIP)) for c in self.allowed] for b, s in unique.tolist()]
+        return np.array(table, float).reshape(-1, len(self.allowed))[inverse.reshape(-1)]
+
+    def completed(
+        self, taken: Int8[np.ndarray, "row layer"], draw: np.random.Generator | None = None
+    ) -> Int8[np.ndarray, "row layer"]:
+        """Whole routes that begin as each row does: with the last in order, or, given a generator, uniformly at random.
+
+        Raises:
+            ValueError: a beginning that no route of the space has.
+        """
+        routes = taken
+        while routes.shape[1] < self.layers:
+            ways = self.ways(routes)
+            if not ways.any(1).all():
+                raise ValueError(f"{int((~ways.any(1)).sum())} of the beginnings lead to no route of {self}")
+            if draw is None:
+                column = ways.shape[1] - 1 - (ways[:, ::-1] > 0).argmax(1)
+            else:
+                summed = ways.cumsum(1)
+                column = (draw.random(len(ways))[:, None] * summed[:, -1:] >= summed).sum(1)
+            routes = np.concatenate([routes, np.array(self.allowed, np.int8)[column][:, None]], axis=1)
+        return routes
 
     def _unrank(self, rank: int) -> Int8[np.ndarray, " layer"]:
         route: list[int] = []

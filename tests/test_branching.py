@@ -3,7 +3,7 @@ import pytest
 import torch
 from conftest import tiny_model
 
-from duoviz.branching import Branches, Trie, attend, over_prefix, portable_over_prefix
+from duoviz.branching import Branches, Lockstep, Trie, attend, over_prefix, portable_over_prefix
 from duoviz.records import Tokens
 from duoviz.routes import Space
 
@@ -78,10 +78,32 @@ def test_a_trie_refuses_unsorted_and_repeated_routes():
             Trie(bad)
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("width", [5, 1000])
+def test_scattered_routes_equal_ordinary_forwards(shape, width):
+    lm = tiny_model(**shape)
+    draw = np.random.default_rng(2)
+    ids = draw.integers(0, 61, (3, 9))
+    history = draw.integers(0, 3, (3, 9, lm.layers)).astype(np.int8)
+    branches = Branches(lm, ids, history, width=width)
+    asked = {(int(t), int(p), tuple(r)) for t, p, *r in draw.integers(0, (3, 9, *[3] * lm.layers), (40, 2 + lm.layers))}
+    asked |= {(0, 0, (2,) * lm.layers), (0, 0, (0,) * lm.layers)}
+    texts, positions, routes = (np.array(part) for part in zip(*sorted(asked)))
+    hidden = torch.cat([part for _, part in branches.scattered(texts, positions, routes.astype(np.int8))])
+    for row, (text, position, route) in enumerate(sorted(asked)):
+        want = naive(lm, ids, history, position, np.array(route))[text]
+        torch.testing.assert_close(hidden[row], want, atol=1e-4, rtol=1e-5)
+
+
 def test_fused_and_portable_prefix_attention_agree():
     draw = torch.Generator().manual_seed(0)
     rows, keys, values = (torch.randn(2, 3, n, 8, generator=draw) for n in (10, 17, 17))
     for fused, portable in zip(over_prefix(rows, keys, values, 0.3), portable_over_prefix(rows, keys, values, 0.3)):
+        torch.testing.assert_close(fused, portable, atol=1e-5, rtol=1e-5)
+    seen = torch.rand(2, 10, 17, generator=draw) < 0.5
+    seen[..., 0] = True
+    found = [attention(rows, keys, values, 0.3, seen) for attention in (over_prefix, portable_over_prefix)]
+    for fused, portable in zip(*found):
         torch.testing.assert_close(fused, portable, atol=1e-5, rtol=1e-5)
 
 
@@ -90,7 +112,7 @@ def test_attention_is_softmax_over_prefix_and_self():
     query = torch.randn(1, 4, 5, 8, generator=draw)
     key, value = torch.randn(1, 2, 5, 8, generator=draw), torch.randn(1, 2, 5, 8, generator=draw)
     keys, values = torch.randn(1, 2, 6, 8, generator=draw), torch.randn(1, 2, 6, 8, generator=draw)
-    out, _ = attend(torch.nn.Identity(), query, key, value, None, scaling=0.5, duo_prefix=(keys, values, 6, False))
+    out, _ = attend(torch.nn.Identity(), query, key, value, None, scaling=0.5, duo_prefix=Lockstep(keys, values, 6))
     for head in range(4):
         for branch in range(5):
             all_keys = torch.cat([keys[0, head // 2], key[0, head // 2, branch : branch + 1]])

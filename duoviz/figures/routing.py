@@ -15,14 +15,13 @@ MOST_GLYPHS = 500
 """Cells up to which every one is labelled: plotly becomes slow beyond."""
 
 
-def routing_heatmap(usage: pd.DataFrame, *, title: str, of: str = "big") -> go.Figure:
+def routing_heatmap(usage: pd.DataFrame, *, title: str) -> go.Figure:
     """Which layers do the chosen routes make big (or keep), and where in the text? One row of panels per source, one
     column per budget; layer upwards, position to the right; blue never, vermilion always, no colour where nothing is scored.
 
     Args:
         usage: columns source, panel, layer, position, share, n.
         title: of the figure.
-        of: what the share is of, for the colour bar.
 
     Raises:
         ValueError: no rows, or a column is missing.
@@ -53,7 +52,7 @@ def routing_heatmap(usage: pd.DataFrame, *, title: str, of: str = "big") -> go.F
                 col=column,
                 hovertemplate="layer %{y}, position %{x}: %{z:.2f}<extra></extra>",
             )
-    bar = {"title": {"text": f"share {style.escape(of)}", "font": {"size": 13}}, "thickness": 12}
+    bar = {"title": {"text": "share big", "font": {"size": 13}}, "thickness": 12}
     figure.update_layout(coloraxis={"colorscale": style.SHARE_SCALE, "cmin": 0, "cmax": 1, "colorbar": bar})
     figure.update_xaxes(title="position", row=len(sources))
     figure.update_yaxes(title="layer", col=1)

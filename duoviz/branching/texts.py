@@ -1,13 +1,4 @@
-"""Many routes of one token over one shared prefix: the trie of routes and its attention.
-
-Routes that begin alike share their beginning, so a token's routes are expanded as a trie, layer by layer. A node runs its
-family's own decoder layer once, with the FFN left out; its children add the big FFN, the small one or nothing. All branches
-attend to one copy of the earlier tokens' keys and values and to their own key and value, merged by log-sum-exp: branches
-are query rows, never an expanded batch. The attention is registered with transformers under the name `NAME`, so the
-attention modules stay as they are.
-
-Paper: arXiv 2410.10846, section 2, stage 2 (which enumerates routes one by one).
-"""
+"""Texts whose tokens' routes are expanded over the keys and values of what comes before."""
 
 from __future__ import annotations
 
@@ -19,46 +10,12 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int8, Int64
 from torch import Tensor, nn
-from transformers import AttentionInterface, DynamicCache
+from transformers import DynamicCache
 
-from .model import DuoCausalLM, DuoFFN, LanguageModel
-from .routes import BIG, SKIP, SMALL
-
-NAME = "duo_branches"
-HEAD_ROWS = 512
-"""Leaves whose logits exist at one time: 8 MB at a vocabulary of 4,096, which stays in cache; half the time of 2,048."""
-
-
-class Trie:
-    """The prefix tree of a set of routes.
-
-    Attributes:
-        routes: the routes, different from each other and in lexicographic order: the leaves.
-        choices: per layer, the choice that leads to each node.
-        parents: per layer, each node's parent among the nodes of the layer before (the root is 0).
-        children: per layer, where each node's children begin in the next layer; one more entry closes the last.
-
-    Raises:
-        ValueError: routes that are not sorted, or repeat.
-    """
-
-    def __init__(self, routes: Int8[np.ndarray, "route layer"]) -> None:
-        differs = routes[1:] != routes[:-1]
-        first = differs.argmax(1)
-        rows = np.arange(len(first))
-        if len(first) and not (differs.any(1) & (routes[1:][rows, first] > routes[:-1][rows, first])).all():
-            raise ValueError("the routes of a trie must be different and in lexicographic order")
-        begins = np.ones(routes.shape, bool)
-        begins[1:] = np.logical_or.accumulate(differs, axis=1)
-        starts = [np.zeros(1, np.int64), *(np.flatnonzero(column) for column in begins.T)]
-        self.routes = routes
-        self.choices = [routes[start, layer] for layer, start in enumerate(starts[1:])]
-        self.parents = [
-            np.searchsorted(above, below, side="right") - 1 for above, below in zip(starts[:-1], starts[1:])
-        ]
-        self.children = [
-            np.append(np.searchsorted(below, above), len(below)) for above, below in zip(starts[:-1], starts[1:])
-        ]
+from ..model import DuoFFN, LanguageModel
+from ..routes import BIG, SKIP, SMALL
+from .attention import Lockstep, Prefix, Scattered, branch_attention
+from .trie import Trie
 
 
 class _LeaveOut:
@@ -152,8 +109,25 @@ class Branches:
     @torch.no_grad()
     def leaves(self, position: int, trie: Trie) -> Iterator[tuple[slice, Float[Tensor, "text leaf hidden"]]]:
         """The last layer's output of every route at a position, chunk by chunk in the order of `trie.routes`."""
-        with _attention(self.lm.model):
+        with branch_attention(self.lm.model):
             yield from self._expand(trie, position, 0, (0, 1), self.inputs[:, position : position + 1])
+
+    @torch.no_grad()
+    def scattered(
+        self,
+        texts: Int64[np.ndarray, " row"],
+        positions: Int64[np.ndarray, " row"],
+        routes: Int8[np.ndarray, "row layer"],
+    ) -> Iterator[tuple[slice, Float[Tensor, "row hidden"]]]:
+        """The last layer's output of routes that are each at their own text and position, chunk by chunk.
+
+        Args:
+            texts, positions, routes: different from each other, ascending by text, then position, then route.
+        """
+        with branch_attention(self.lm.model):
+            for start in range(0, len(texts), self.width):
+                rows = slice(start, start + self.width)
+                yield rows, self._forest(texts[rows], positions[rows], routes[rows])
 
     @torch.no_grad()
     def commit(self, position: int, routes: Int8[np.ndarray, "text layer"]) -> None:
@@ -161,19 +135,20 @@ class Branches:
         taken = torch.from_numpy(routes).to(self.lm.device)
         routing = _Take(taken, skip_scope=self.lm.model.config.skip_scope)
         x = self.inputs[:, position : position + 1]
-        with _attention(self.lm.model):
+        with branch_attention(self.lm.model):
             for index in range(len(self.layers)):
-                x = self._run(index, position, x, routing=routing, write=True)
+                x = self._run(index, [position], x, self._lockstep(index, position, write=True), routing)
 
-    def _run(self, layer: int, position: int, x: Tensor, *, routing: Any, write: bool = False) -> Tensor:
-        """One decoder layer over the branches of one position: `[text, branch, hidden]`."""
-        at = slice(position, position + 1)
+    def _lockstep(self, layer: int, position: int, *, write: bool = False) -> Lockstep:
+        return Lockstep(self.keys[layer], self.values[layer], position, write)
+
+    def _run(self, layer: int, positions: list[int] | Tensor, x: Tensor, prefix: Prefix, routing: Any) -> Tensor:
+        """One decoder layer over branches `[batch, branch, hidden]`, all at one position, or each at its own."""
         kwargs = dict(self._kwargs)
         if "position_embeddings" in kwargs:
-            kwargs["position_embeddings"] = tuple(part[..., at, :] for part in kwargs["position_embeddings"])
+            kwargs["position_embeddings"] = tuple(part[..., positions, :] for part in kwargs["position_embeddings"])
         if "position_ids" in kwargs:
-            kwargs["position_ids"] = kwargs["position_ids"][..., at]
-        prefix = self.keys[layer], self.values[layer], position, write
+            kwargs["position_ids"] = kwargs["position_ids"][..., positions]
         return self.layers[layer](x, attention_mask=None, duo_routing=routing, duo_prefix=prefix, **kwargs)
 
     def _expand(
@@ -188,16 +163,37 @@ class Branches:
                 yield from self._expand(trie, position, level, (first, middle), x[:, : middle - first])
                 yield from self._expand(trie, position, level, (middle, last), x[:, middle - first :])
                 return
-            x = self._children(trie, position, level, below, first, x)
+            parents, choices = trie.parents[level][slice(*below)] - first, trie.choices[level][slice(*below)]
+            x = self._children(level, [position], x, self._lockstep(level, position), parents, choices)
             (first, last), level = below, level + 1
         yield slice(first, last), x
 
-    def _children(self, trie: Trie, position: int, level: int, below: tuple[int, int], first: int, x: Tensor) -> Tensor:
+    def _forest(self, texts: np.ndarray, positions: np.ndarray, routes: np.ndarray) -> Tensor:
+        """All leaves of the tries of some texts and positions, breadth-first."""
+        starts, roots = np.unique(texts * self.inputs.shape[1] + positions, return_index=True, return_inverse=True)[1:]
+        trie, device = Trie(routes, roots), self.inputs.device
+        text, place = (torch.from_numpy(each[starts]).to(device) for each in (texts, positions))
+        x = self.inputs[text, place][None]
+        for level, (parents, choices) in enumerate(zip(trie.parents, trie.choices)):
+            prefix = Scattered(self.keys[level], self.values[level], text, place)
+            x = self._children(level, place, x, prefix, parents, choices)
+            of = torch.from_numpy(parents).to(device)
+            text, place = text[of], place[of]
+        return x[0]
+
+    def _children(
+        self,
+        level: int,
+        positions: list[int] | Tensor,
+        x: Tensor,
+        prefix: Prefix,
+        parents: np.ndarray,
+        choices: np.ndarray,
+    ) -> Tensor:
         """Outputs of a layer for the children of its nodes."""
         routing = _LeaveOut()
-        skipped = self._run(level, position, x, routing=routing)
+        skipped = self._run(level, positions, x, prefix, routing)
         outputs = routing.outputs(self.layers[level].duo_ffn, x, skipped, self.lm.model.config.skip_scope)
-        parents, choices = trie.parents[level][slice(*below)] - first, trie.choices[level][slice(*below)]
         made = x.new_empty(len(x), len(parents), x.shape[-1])
         for choice, output in outputs.items():
             rows = np.flatnonzero(choices == choice)
@@ -231,84 +227,6 @@ def uniform_leaves(
             yield from below(level + 1, child, outputs[int(trie.choices[level][child])](everyone))
 
     yield from below(0, 0, x)
-
-
-def attend(
-    module: nn.Module,
-    query: Float[Tensor, "text head branch width"],
-    key: Float[Tensor, "text kv_head branch width"],
-    value: Float[Tensor, "text kv_head branch width"],
-    attention_mask: None,
-    *,
-    scaling: float,
-    duo_prefix: tuple[Tensor, Tensor, int, bool],
-    **kwargs: Any,
-) -> tuple[Float[Tensor, "text branch head width"], None]:
-    """Attention of branches to the shared prefix and each to itself.
-
-    Args:
-        module: the family's attention module; not used.
-        query, key, value: of the branches; grouped-query heads are folded into query rows.
-        attention_mask: None; a branch sees the whole prefix.
-        scaling: factor of the scores.
-        duo_prefix: the layer's keys and values `[text, kv_head, token, width]`, how many tokens of them are the prefix,
-            and whether to write the (single) branch's own behind them.
-    """
-    keys, values, length, write = duo_prefix
-    if write:
-        keys[:, :, length], values[:, :, length] = key[:, :, 0], value[:, :, 0]
-    texts, heads, branches, width = query.shape
-    groups = heads // key.shape[1]
-    rows = query.reshape(texts, key.shape[1], groups * branches, width)
-    own = torch.einsum("tkgbw,tkbw->tkgb", rows.view(texts, -1, groups, branches, width), key) * scaling
-    own_value = value[:, :, None].expand(-1, -1, groups, -1, -1)
-    if length == 0:
-        out = own_value
-    else:
-        shared, lse = over_prefix(rows, keys[:, :, :length], values[:, :, :length], scaling)
-        share = torch.sigmoid(own.float() - lse.view(own.shape))[..., None].to(query.dtype)
-        out = torch.lerp(shared.view(own_value.shape), own_value, share)
-    return out.reshape(texts, heads, branches, width).transpose(1, 2), None
-
-
-def over_prefix(
-    rows: Float[Tensor, "text kv_head row width"],
-    keys: Float[Tensor, "text kv_head token width"],
-    values: Float[Tensor, "text kv_head token width"],
-    scaling: float,
-) -> tuple[Float[Tensor, "text kv_head row width"], Float[Tensor, "text kv_head row"]]:
-    """Attention of query rows to a prefix, with the log-sum-exp of the scores: the fused kernel on the CPU in float32,
-    `portable_over_prefix` elsewhere."""
-    if rows.device.type == "cpu" and rows.dtype == torch.float32:
-        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(rows, keys, values, scale=scaling)
-    return portable_over_prefix(rows, keys, values, scaling)
-
-
-def portable_over_prefix(
-    rows: Float[Tensor, "text kv_head row width"],
-    keys: Float[Tensor, "text kv_head token width"],
-    values: Float[Tensor, "text kv_head token width"],
-    scaling: float,
-) -> tuple[Float[Tensor, "text kv_head row width"], Float[Tensor, "text kv_head row"]]:
-    """The same from matrix products: what `over_prefix` is tested against."""
-    scores = (rows @ keys.transpose(2, 3)).float() * scaling
-    lse = scores.logsumexp(-1)
-    return (scores - lse[..., None]).exp().to(values.dtype) @ values, lse
-
-
-AttentionInterface.register(NAME, attend)
-
-
-@contextmanager
-def _attention(model: DuoCausalLM) -> Iterator[None]:
-    """The model's attention modules call `attend`."""
-    config = model.config
-    before = config._attn_implementation
-    config._attn_implementation = NAME
-    try:
-        yield
-    finally:
-        config._attn_implementation = before
 
 
 @contextmanager

@@ -1,0 +1,175 @@
+"""Attention of branches: each to a shared prefix and to itself, merged by log-sum-exp."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+from transformers import AttentionInterface
+
+from ..model import DuoCausalLM
+
+NAME = "duo_branches"
+Rows = Float[Tensor, "batch kv_head group branch width"]
+Sums = Float[Tensor, "batch kv_head group branch"]
+
+
+@runtime_checkable
+class Prefix(Protocol):
+    """What the branches of one layer attend to besides themselves."""
+
+    def take(self, key: Float[Tensor, "batch kv_head branch width"], value: Tensor) -> None:
+        """Is shown the branches' own keys and values."""
+
+    def over(self, query: Rows, scaling: float) -> tuple[Rows, Sums]:
+        """Attention to the prefix alone, and the log-sum-exp of its scores; -inf where it is empty."""
+
+
+@dataclass(frozen=True)
+class Lockstep:
+    """Texts beside each other, all their branches at one position.
+
+    Attributes:
+        keys, values: of the layer.
+        length: tokens of the prefix.
+        write: keep the own key and value of the (single) branch as those of the next token.
+    """
+
+    keys: Float[Tensor, "text kv_head token width"]
+    values: Float[Tensor, "text kv_head token width"]
+    length: int
+    write: bool = False
+
+    def take(self, key: Tensor, value: Tensor) -> None:
+        if self.write:
+            self.keys[:, :, self.length], self.values[:, :, self.length] = key[:, :, 0], value[:, :, 0]
+
+    def over(self, query: Rows, scaling: float) -> tuple[Rows, Sums]:
+        if self.length == 0:
+            return torch.zeros_like(query), query.new_full(query.shape[:-1], -torch.inf, dtype=torch.float32)
+        rows = query.flatten(2, 3)
+        out, lse = over_prefix(rows, self.keys[:, :, : self.length], self.values[:, :, : self.length], scaling)
+        return out.view(query.shape), lse.view(query.shape[:-1])
+
+
+class Scattered:
+    """Branches in one row, each at its own text and position.
+
+    Args:
+        keys, values: of the layer.
+        texts: the text of each branch, ascending.
+        lengths: tokens of each branch's prefix.
+    """
+
+    def __init__(
+        self,
+        keys: Float[Tensor, "text kv_head token width"],
+        values: Float[Tensor, "text kv_head token width"],
+        texts: Int64[Tensor, " branch"],
+        lengths: Int64[Tensor, " branch"],
+    ) -> None:
+        used, which, counts = texts.unique_consecutive(return_inverse=True, return_counts=True)
+        longest, most = max(1, int(lengths.max())), int(counts.max())
+        self.keys, self.values = keys[used, :, :longest], values[used, :, :longest]
+        first = counts.cumsum(0) - counts
+        self.place = which, torch.arange(len(texts), device=texts.device) - first[which]  # in a grid [text, branch]
+        self.empty = lengths == 0
+        visible = lengths.new_ones(len(used), most).index_put(
+            self.place, lengths.clamp(min=1)
+        )  # a row may not be empty
+        self.seen = torch.arange(longest, device=texts.device) < visible[..., None]
+
+    def take(self, key: Tensor, value: Tensor) -> None:
+        pass
+
+    def over(self, query: Rows, scaling: float) -> tuple[Rows, Sums]:
+        _, heads, groups, _, width = query.shape
+        grid = query.new_zeros(*self.seen.shape[:2], heads, groups, width)
+        grid[self.place] = query[0].permute(2, 0, 1, 3)
+        rows = grid.permute(0, 2, 3, 1, 4).flatten(2, 3)
+        out, lse = over_prefix(rows, self.keys, self.values, scaling, self.seen.repeat(1, groups, 1))
+        back = out.view(len(rows), heads, groups, -1, width).permute(0, 3, 1, 2, 4)[self.place]
+        sums = lse.view(len(rows), heads, groups, -1).permute(0, 3, 1, 2)[self.place].permute(1, 2, 0)
+        return back.permute(1, 2, 0, 3)[None], sums.masked_fill(self.empty, -torch.inf)[None]
+
+
+def attend(
+    module: nn.Module,
+    query: Float[Tensor, "batch head branch width"],
+    key: Float[Tensor, "batch kv_head branch width"],
+    value: Float[Tensor, "batch kv_head branch width"],
+    attention_mask: None,
+    *,
+    scaling: float,
+    duo_prefix: Prefix,
+    **kwargs: Any,
+) -> tuple[Float[Tensor, "batch branch head width"], None]:
+    """Attention of branches to a prefix and each to itself.
+
+    Args:
+        module: the family's attention module; not used.
+        query, key, value: of the branches; grouped-query heads are folded into query rows.
+        attention_mask: None; the prefix says what a branch sees.
+        scaling: factor of the scores.
+        duo_prefix: the prefix.
+    """
+    duo_prefix.take(key, value)
+    batch, heads, branches, width = query.shape
+    rows = query.reshape(batch, key.shape[1], -1, branches, width)
+    own = torch.einsum("tkgbw,tkbw->tkgb", rows, key) * scaling
+    shared, lse = duo_prefix.over(rows, scaling)
+    share = torch.sigmoid(own.float() - lse)[..., None].to(query.dtype)
+    out = torch.lerp(shared, value[:, :, None].expand_as(shared), share)
+    return out.reshape(batch, heads, branches, width).transpose(1, 2), None
+
+
+def over_prefix(
+    rows: Float[Tensor, "text kv_head row width"],
+    keys: Float[Tensor, "text kv_head token width"],
+    values: Float[Tensor, "text kv_head token width"],
+    scaling: float,
+    seen: Bool[Tensor, "text row token"] | None = None,
+) -> tuple[Float[Tensor, "text kv_head row width"], Float[Tensor, "text kv_head row"]]:
+    """Attention of query rows to a prefix, or to what each row may see of it, with the log-sum-exp of the scores: the fused
+    kernel on the CPU in float32, `portable_over_prefix` elsewhere."""
+    if rows.device.type == "cpu" and rows.dtype == torch.float32:
+        mask = None if seen is None else torch.zeros(seen.shape).masked_fill_(~seen, -torch.inf)[:, None]
+        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            rows, keys, values, attn_mask=mask, scale=scaling
+        )
+    return portable_over_prefix(rows, keys, values, scaling, seen)
+
+
+def portable_over_prefix(
+    rows: Float[Tensor, "text kv_head row width"],
+    keys: Float[Tensor, "text kv_head token width"],
+    values: Float[Tensor, "text kv_head token width"],
+    scaling: float,
+    seen: Bool[Tensor, "text row token"] | None = None,
+) -> tuple[Float[Tensor, "text kv_head row width"], Float[Tensor, "text kv_head row"]]:
+    """The same from matrix products: what `over_prefix` is tested against."""
+    scores = (rows @ keys.transpose(2, 3)).float() * scaling
+    if seen is not None:
+        scores = scores.masked_fill(~seen[:, None], -torch.inf)
+    lse = scores.logsumexp(-1)
+    return (scores - lse[..., None]).exp().to(values.dtype) @ values, lse
+
+
+AttentionInterface.register(NAME, attend)
+
+
+@contextmanager
+def branch_attention(model: DuoCausalLM) -> Iterator[None]:
+    """The model's attention modules call `attend`."""
+    config = model.config
+    before = config._attn_implementation
+    config._attn_implementation = NAME
+    try:
+        yield
+    finally:
+        config._attn_implementation = before
