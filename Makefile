@@ -14,6 +14,9 @@ test: lint  ## lint and the whole test suite
 	$(BIN)/python -m pytest
 	$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-sanitize-with tests/notebook-numbers.cfg notebooks
 
+bench: $(READY)  ## the benchmarks as a table and runs/bench.json
+	$(BIN)/python -m duoviz bench
+
 lab: $(READY)  ## JupyterLab on the notebooks
 	$(BIN)/jupyter lab --notebook-dir notebooks
 
@@ -23,4 +26,4 @@ $(READY): requirements.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	touch $(READY)
 
-.PHONY: report lint test lab
+.PHONY: report lint test bench lab

@@ -1,4 +1,4 @@
-"""The shell: `python -m duoviz train|oracle|router|report|score`."""
+"""The shell: `python -m duoviz train|oracle|router|report|score|bench`."""
 
 from __future__ import annotations
 
@@ -74,10 +74,16 @@ def oracle(
     choices: Annotated[str, typer.Option(help="Allowed choices: SB, -B or -SB.")] = "SB",
     context: Annotated[str, typer.Option(help="committed, reference:big, reference:<route> or uniform.")] = "committed",
     objective: Annotated[str, typer.Option(help="nll, expected, null or sampled.")] = "nll",
-    method: Annotated[str, typer.Option(help="exhaustive or random-K.")] = "exhaustive",
+    method: Annotated[
+        str,
+        typer.Option(help="exhaustive, random-K, descent, beam, mcts, surrogate, or auto (see duoviz.oracle.methods)."),
+    ] = "exhaustive",
+    width: Annotated[
+        int | None, typer.Option(help="The method's number: width of a beam, simulations, samples, restarts.")
+    ] = None,
     model: Model = str(SHIPPED),
     batch_size: Annotated[int, typer.Option(help="Documents searched in lockstep.")] = 8,
-    width: Annotated[int, typer.Option(help="Nodes of the trie held at a time: bounds the memory.")] = 16_384,
+    nodes: Annotated[int, typer.Option(help="Nodes of the trie held at a time: bounds the memory.")] = 16_384,
     max_flops: Annotated[float, typer.Option(help="Refuse a search that would cost more.")] = 1e15,
     seed: Seed = 0,
     fresh: Annotated[bool, typer.Option(help="Search again even if the result is stored.")] = False,
@@ -91,7 +97,8 @@ def oracle(
         model=model, sources=(source,), documents=documents, length=length, seed=seed, results=out, fresh=fresh
     )
     tokens = session.tokens(source)
-    setting = oracles.Setting(batch_size=batch_size, width=width, max_flops=max_flops)
+    method = method if width is None else f"{method}-{width}"
+    setting = oracles.Setting(batch_size=batch_size, width=nodes, max_flops=max_flops)
     flops = oracles.estimate_curve(session.lm, tokens, choices=choices, context=context, method=method)
     print(f"{len(tokens)} documents, {int(tokens.scored.sum())} positions: about {flops:.2g} FLOPs", file=sys.stderr)
     found = session.survey(source, (objective,), context=context, method=method, choices=choices, setting=setting)
@@ -196,6 +203,21 @@ def report(
         raise typer.Exit(1)
     if ship:
         print(f"shipped: {', '.join(study.results(since=began).ship())}")
+
+
+@_command
+def bench(
+    model: Model = str(SHIPPED),
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    rounds: Annotated[int, typer.Option(help="How often both sides of a comparison are timed.")] = 3,
+    out: Annotated[Path, typer.Option(help="The table as JSON.")] = Path("runs/bench.json"),
+) -> None:
+    """Measure what is fast and what is not, as ratios in one run."""
+    from . import bench as benchmarks
+
+    print(f"{benchmarks.machine()}\n\n{benchmarks.HEADER}")
+    benchmarks.write(benchmarks.run(model, device=device, rounds=rounds), out)
+    print(f"\nalso in {out}")
 
 
 def _rest(big: float, skip: float) -> float:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from . import metrics, routes
-from .records import Curve, Found, Tokens
+from .records import Curve, Effort, Found, Tokens
 from .routes import BIG
 
 
@@ -98,7 +98,7 @@ def found(record: Found, tokens: Tokens) -> pd.DataFrame:
             "margin_nats": record.margin_nats[tokens.scored],
             "route": routes.to_texts(record.routes[tokens.scored]),
             "replay_error_nats": record.replay_error,
-            "evaluated": record.evaluated,
+            "evaluated": record.effort.routes if record.effort else np.nan,
         }
     )
     for name in ("space", "context", "objective", "method"):
@@ -119,7 +119,7 @@ def found_from_frame(table: pd.DataFrame, tokens: Tokens) -> Found:
         loss_nats=_dense(shape, place, table["loss_nats"]),
         margin_nats=_dense(shape, place, table["margin_nats"]),
         replay_error=float(first["replay_error_nats"]),
-        evaluated=float(first["evaluated"]),
+        effort=Effort(float(first["evaluated"])),
         **{name: str(first[name]) for name in ("space", "context", "objective", "method")},
     )
 

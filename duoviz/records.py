@@ -125,6 +125,21 @@ class Tokens:
 
 
 @dataclass(frozen=True)
+class Effort:
+    """What a search took; NaN where that was not kept.
+
+    Attributes:
+        routes: routes evaluated per position; for a curve, over all its budgets.
+        flops: floating-point operations in all, counted node by node; every leaf's head as if it were whole.
+        seconds: wall-clock time in all.
+    """
+
+    routes: float
+    flops: float = np.nan
+    seconds: float = np.nan
+
+
+@dataclass(frozen=True)
 class Found:
     """The routes that a search chose, one per position.
 
@@ -136,8 +151,8 @@ class Found:
         space: the space searched, as text.
         context: how earlier tokens were routed.
         objective: what was minimised.
-        method: how it was searched.
-        evaluated: routes evaluated per position, on average.
+        method: how it was searched; for `auto`, what it stood for.
+        effort: what it took.
     """
 
     routes: Int8[np.ndarray, "seq position layer"]
@@ -148,7 +163,7 @@ class Found:
     context: str
     objective: str = "nll"
     method: str = "exhaustive"
-    evaluated: float = 0.0
+    effort: Effort | None = None
 
     def __post_init__(self) -> None:
         assert self.routes.shape[:2] == self.loss_nats.shape == self.margin_nats.shape, "one loss and margin per route"
@@ -167,6 +182,7 @@ class Curve:
         routes: the chosen routes.
         margin_nats: as in `Found`, where the policy was searched.
         replay_error: as in `Found`, per budget; NaN where nothing was replayed.
+        effort: as in `Found`, where the policy was searched.
     """
 
     name: str
@@ -176,6 +192,7 @@ class Curve:
     routes: Int8[np.ndarray, "k seq position layer"]
     margin_nats: Float32[np.ndarray, "k seq position"] | None = None
     replay_error: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    effort: Effort | None = None
 
     def __post_init__(self) -> None:
         assert self.loss_nats.shape == self.routes.shape[:3], "one loss per route"

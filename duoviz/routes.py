@@ -254,7 +254,7 @@ class Space:
             total += np.maximum(budget.low - counts, 0) + np.maximum(counts - budget.high, 0)
         return total
 
-    def ways(self, taken: Int8[np.ndarray, "row layer"]) -> np.ndarray:
+    def ways(self, taken: Int8[np.ndarray, "row taken"]) -> np.ndarray:
         """How many routes begin as each row does and go on with each allowed choice: float64 `[row, choice]`, columns as in
         `allowed`; exact up to 2^53."""
         left = self.layers - taken.shape[1] - 1
@@ -264,7 +264,7 @@ class Space:
         return np.array(table, float).reshape(-1, len(self.allowed))[inverse.reshape(-1)]
 
     def completed(
-        self, taken: Int8[np.ndarray, "row layer"], draw: np.random.Generator | None = None
+        self, taken: Int8[np.ndarray, "row taken"], draw: np.random.Generator | None = None
     ) -> Int8[np.ndarray, "row layer"]:
         """Whole routes that begin as each row does: with the last in order, or, given a generator, uniformly at random.
 

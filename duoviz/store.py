@@ -19,10 +19,14 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
+import numpy as np
 import pandas as pd
 
 FORMAT = 2
+Arrays = dict[str, Any]
+"""Arrays by name."""
 GRACE_SECONDS = 10.0
 """How long a lock may stay empty, between being made and being written, before it counts as left by a crash."""
 _HELD: set[Path] = set()
@@ -66,7 +70,38 @@ class Store:
                 return self.read(stored, request)
             tables = compute()
             self.write(request, tables)
+        shutil.rmtree(self._parts(key), ignore_errors=True)
         return tables
+
+    def part(self, request: dict[str, Any], name: str, compute: Callable[[], Arrays]) -> Arrays:
+        """A part of a result that is being computed: kept in a file until the whole is written, so that a computation
+        that was cut off goes on from there.
+
+        Raises:
+            OSError: it cannot be written; nothing half-written is left.
+        """
+        path = self._parts(self.key(request)) / f"{name}.npz"
+        try:
+            if path.stat().st_mtime >= self.since:
+                with np.load(path) as kept:
+                    return dict(kept)
+        except (OSError, ValueError, BadZipFile):
+            pass  # not there, or damaged: compute it
+        made = compute()
+        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with partial.open("wb") as file:
+                np.savez(file, **made)
+            partial.replace(path)
+        except OSError as error:
+            raise OSError(f"part {path} cannot be written ({error}): make room, or give another folder") from error
+        finally:
+            partial.unlink(missing_ok=True)
+        return made
+
+    def _parts(self, key: str) -> Path:
+        return self.folder / f"{key}.parts"
 
     def _stored(self, key: str) -> Path | None:
         """Where a result is, shipped results first; None if it must be computed."""

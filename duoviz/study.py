@@ -101,10 +101,10 @@ class Study:
         Objectives that share no pass (see `oracle.survey`) are results of their own: an interrupted survey keeps those it had.
         """
         tokens = self.tokens(source)
-        ways = {"context": context, "method": method, "choices": choices}
+        ways: dict[str, Any] = {"context": context, "method": method, "choices": choices}
 
-        def compute(names: tuple[str, ...]) -> dict[str, pd.DataFrame]:
-            found = oracle.survey(self.lm, tokens, objectives=names, setting=setting, seed=self.seed, **ways)
+        def compute(names: tuple[str, ...], keep: oracle.Keep) -> dict[str, pd.DataFrame]:
+            found = oracle.survey(self.lm, tokens, objectives=names, setting=setting, seed=self.seed, keep=keep, **ways)
             return {name.replace(":", "-"): frames.curve(curve, tokens) for name, curve in found.items()}
 
         tables: dict[str, pd.DataFrame] = {}
@@ -124,7 +124,7 @@ class Study:
     def fixed_routes(self, choices: str = "SB") -> np.ndarray:
         """For every budget the one route that is best on average on the calibration texts: int8 `[k, layer]`."""
 
-        def compute() -> dict[str, pd.DataFrame]:
+        def compute(_: oracle.Keep) -> dict[str, pd.DataFrame]:
             chosen = oracle.fixed(self.lm, self.calibration(), choices=choices)
             return {"fixed": pd.DataFrame({"budget": range(len(chosen)), "route": routes.to_texts(chosen)})}
 
@@ -172,9 +172,9 @@ class Study:
     def _search(self, source: str, spaces: list[routes.Space], context: str, asked: dict[str, Any]) -> records.Found:
         tokens = self.tokens(source)
 
-        def compute() -> dict[str, pd.DataFrame]:
+        def compute(keep: oracle.Keep) -> dict[str, pd.DataFrame]:
             given = spaces[0] if len(spaces) == 1 else spaces
-            return {"found": frames.found(oracle.search(self.lm, tokens, given, context=context), tokens)}
+            return {"found": frames.found(oracle.search(self.lm, tokens, given, context=context, keep=keep), tokens)}
 
         table = self._cached("search", {**_text(tokens), "context": context, **asked}, compute)["found"]
         return frames.found_from_frame(table, tokens)
@@ -223,16 +223,20 @@ class Study:
         )
 
     def _cached(
-        self, what: str, asked: dict[str, Any], compute: Callable[[], dict[str, pd.DataFrame]]
+        self, what: str, asked: dict[str, Any], compute: Callable[[oracle.Keep], dict[str, pd.DataFrame]]
     ) -> dict[str, pd.DataFrame]:
-        """The stored result of a request: the model, its dtype and all that was asked."""
+        """The stored result of a request: the model, its dtype and all that was asked.
+
+        `compute` is given what keeps its parts until it is done.
+        """
         request = {
             "what": what,
             "model": self.lm.fingerprint,
             "dtype": str(self.lm.model.dtype),
             **asked,
         }
-        return self._store.cached(request, compute)
+        keep = partial(self._store.part, request)
+        return self._store.cached(request, partial(compute, keep))
 
 
 def _text(tokens: records.Tokens) -> dict[str, Any]:

@@ -19,7 +19,7 @@ RANKS = {
     7: ["figures"],
     8: ["inspector"],
     9: ["study"],
-    10: ["report"],
+    10: ["report", "bench"],
     11: ["cli"],
     12: ["__main__"],
 }

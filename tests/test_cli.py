@@ -1,9 +1,21 @@
+import re
+import subprocess
+import sys
+import time
+from functools import wraps
+from pathlib import Path
+
 import pandas as pd
 import pytest
+from conftest import tiny_model
+from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
+from duoviz import store
 from duoviz.cli import _rest, app
 from duoviz.router import Mixture
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def run(*words):
@@ -11,8 +23,8 @@ def run(*words):
 
 
 def test_every_subcommand_explains_itself():
-    assert {"train", "oracle", "router", "report", "score"} <= set(run("--help").output.split())
-    for name in ("train", "oracle", "router", "report", "score"):
+    assert {"train", "oracle", "router", "report", "score", "bench"} <= set(run("--help").output.split())
+    for name in ("train", "oracle", "router", "report", "score", "bench"):
         done = run(name, "--help")
         assert done.exit_code == 0
         assert f"Usage: root {name} [OPTIONS]" in done.output
@@ -80,3 +92,53 @@ def test_bad_input_ends_in_one_line(words, message, tmp_path, monkeypatch):
     assert done.exit_code == 2
     assert message in " ".join(done.output.split())
     assert "Traceback" not in done.output
+
+
+@pytest.fixture(scope="module")
+def deep(tmp_path_factory):
+    """A Duo folder of 24 layers: 16,777,216 routes."""
+    folder = tmp_path_factory.mktemp("deep")
+    tiny_model(layers=24, hidden=16, vocab=4096).model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(ROOT / "data" / "duo-tiny").save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("method", ["beam", "descent"])
+def test_a_deep_model_is_searched_and_replays(deep, tmp_path, method):
+    words = ("--method", method, "--width", 2, "--documents", 2, "--length", 6, "--model", deep, "--out", tmp_path)
+    done = run("oracle", *words)
+    assert done.exit_code == 0, done.output
+    assert float(re.search(r"replay: at most (\S+) nats", done.output).group(1)) < 1e-4
+    assert pd.read_parquet(tmp_path / "routes.parquet")["route"].str.len().eq(24).all()
+
+
+def test_a_search_that_was_killed_goes_on_and_is_bit_equal(tmp_path):
+    words = ["oracle", "--documents", "3", "--length", "9", "--batch-size", "1", "--out"]
+    command = [sys.executable, "-m", "duoviz", *words, str(tmp_path / "killed")]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while len(parts := list((tmp_path / "killed").glob("survey-*.parts/*.npz"))) < 5 and process.poll() is None:
+            time.sleep(0.02)
+        process.kill()
+    assert 5 <= len(parts) < 39
+    stamps = {path: path.stat().st_mtime_ns for path in parts}
+    computed = []
+    store.Store.part = spied(store.Store.part, computed)
+    try:
+        assert run(*words, tmp_path / "killed").exit_code == 0
+    finally:
+        store.Store.part = store.Store.part.__wrapped__
+    assert len(computed) <= 39 - len(stamps)
+    assert run(*words, tmp_path / "whole").exit_code == 0
+    resumed, whole = (pd.read_parquet(tmp_path / name / "routes.parquet") for name in ("killed", "whole"))
+    pd.testing.assert_frame_equal(resumed, whole, check_exact=True)
+    assert not list((tmp_path / "killed").glob("*.parts"))
+
+
+def spied(method, computed):
+    """`Store.part` that notes which parts it computes."""
+
+    @wraps(method)
+    def part(self, request, name, compute):
+        return method(self, request, name, lambda: computed.append(name) or compute())
+
+    return part

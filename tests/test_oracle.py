@@ -62,8 +62,8 @@ def test_bounds_on_a_part_of_the_vocabulary_change_nothing(monkeypatch, width, c
     monkeypatch.setattr(leaves, "SUBSET", 24)
     monkeypatch.setattr(leaves, "BUNDLE", 9)
     monkeypatch.setattr(leaves, "PROMISING", 2)
-    whole = leaves._whole
-    monkeypatch.setattr(leaves, "_whole", lambda head, normed: (finished.append(len(normed)), whole(head, normed))[1])
+    whole = leaves.whole
+    monkeypatch.setattr(leaves, "whole", lambda head, normed: (finished.append(len(normed)), whole(head, normed))[1])
     bounded = oracle.survey(lm, ids, **asked)
     everything = 3 * 8 * 81 * len(names)
     assert sum(finished) < (0.7 * everything if width > 81 else everything + 1)
@@ -196,7 +196,7 @@ def test_random_k_is_the_best_of_a_sample(lm, ids):
     sample = space.sample(3, seed=7)
     losses = brute(lm, ids, np.full((3, 11, 4), BIG, np.int8), 6, sample)
     np.testing.assert_allclose(found.loss_nats[:, 6], losses.min(0), atol=1e-5)
-    assert found.evaluated == 3
+    assert found.effort.routes == 3
     curve = oracle.by_budget(lm, ids, context="reference:big", method="random-3", seed=7)
     np.testing.assert_allclose(curve.at(2)[0], found.loss_nats, atol=1e-6)
     assert curve.name == "random-3"
@@ -268,7 +268,7 @@ def test_estimate_of_the_papers_shape():
     [
         ({"context": "sideways"}, "context 'sideways': allowed are committed, uniform, reference:big"),
         ({"context": "reference:SS"}, "has 2 letters: the model has 4 layers"),
-        ({"method": "magic"}, "method 'magic': allowed are exhaustive and random-K"),
+        ({"method": "magic"}, "method 'magic': allowed are auto, exhaustive and random-K"),
         ({"objective": "luck"}, "objective 'luck': allowed are nll, expected"),
     ],
 )

@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -210,3 +211,32 @@ def test_folders_that_cannot_be_written_and_bad_names_are_refused(tmp_path):
         Store(tmp_path / "file" / "results").cached({"what": "r"}, lambda: {"t": TABLE})
     with pytest.raises(ValueError, match=r"table names \['a/b', ''\]"):
         Store(tmp_path).write({"what": "r"}, {"a/b": TABLE, "": TABLE})
+
+
+def test_parts_are_kept_until_the_whole_is_written(tmp_path):
+    store, request, made = Store(tmp_path), {"what": "r"}, []
+
+    def part(number):
+        return lambda: made.append(number) or {"x": np.full(3, number)}
+
+    def whole(fails=False):
+        parts = [store.part(request, str(number), part(number))["x"] for number in (1, 2)]
+        if fails:
+            raise KeyboardInterrupt
+        return {"t": pd.DataFrame({"x": np.concatenate(parts)})}
+
+    with pytest.raises(KeyboardInterrupt):
+        store.cached(request, lambda: whole(fails=True))
+    kept = sorted(tmp_path.glob("*.parts/*"))
+    assert [path.name for path in kept] == ["1.npz", "2.npz"]
+    kept[1].write_bytes(b"cut short")
+    found = store.cached(request, whole)["t"]["x"].tolist()
+    assert (found, made) == ([1, 1, 1, 2, 2, 2], [1, 2, 2])
+    assert not list(tmp_path.glob("*.parts"))
+
+
+def test_parts_from_before_a_time_are_computed_again(tmp_path):
+    request, made = {"what": "r"}, []
+    for since in (0.0, 0.0, time.time() + 60):
+        Store(tmp_path, since=since).part(request, "1", lambda: made.append(1) or {"x": np.zeros(1)})
+    assert len(made) == 2

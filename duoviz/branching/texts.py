@@ -15,7 +15,7 @@ from transformers import DynamicCache
 from ..model import DuoFFN, LanguageModel
 from ..routes import BIG, SKIP, SMALL
 from .attention import Lockstep, Prefix, Scattered, branch_attention
-from .trie import Trie
+from .trie import Trie, Work
 
 
 class _LeaveOut:
@@ -77,6 +77,9 @@ class Branches:
         width: nodes held at one time, over all texts; expansion is breadth-first up to it and depth-first below. A node
             takes about `4 * (6 * hidden + 3 * big width)` bytes.
 
+    Attributes:
+        work: what was computed for branches so far.
+
     Keys and values of a position can be replaced by those of another route (`commit`); positions after it do not see the
     difference until they are asked for.
     """
@@ -100,6 +103,7 @@ class Branches:
                 use_cache=True,
                 logits_to_keep=1,
             )
+        self.work = Work()
         self.inputs = call["hidden_states"]
         self._kwargs = {name: call[name] for name in ("position_embeddings", "position_ids") if name in call}
         written: list[Any] = cache.layers
@@ -195,6 +199,10 @@ class Branches:
         skipped = self._run(level, positions, x, prefix, routing)
         outputs = routing.outputs(self.layers[level].duo_ffn, x, skipped, self.lm.model.config.skip_scope)
         made = x.new_empty(len(x), len(parents), x.shape[-1])
+        nodes, texts = x.shape[1], len(x)
+        seen = int(torch.as_tensor(positions).sum()) * (nodes if len(positions) == 1 else 1)
+        bigs, smalls = ((choices == choice).sum() for choice in (BIG, SMALL))
+        self.work += Work(*(float(texts * number) for number in (nodes, seen, bigs, smalls)))
         for choice, output in outputs.items():
             rows = np.flatnonzero(choices == choice)
             if len(rows):

@@ -1,9 +1,30 @@
-"""The prefix tree of a set of routes."""
+"""The prefix tree of a set of routes, and the work that expanding it takes."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, fields
+
 import numpy as np
 from jaxtyping import Int8, Int64
+
+
+@dataclass
+class Work:
+    """What was computed for the nodes of tries.
+
+    Attributes:
+        attentions: nodes whose attention was computed.
+        seen: earlier tokens they attended to, in all.
+        big, small: FFNs computed.
+    """
+
+    attentions: float = 0.0
+    seen: float = 0.0
+    big: float = 0.0
+    small: float = 0.0
+
+    def __add__(self, other: Work) -> Work:
+        return Work(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
 
 class Trie:

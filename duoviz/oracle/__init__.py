@@ -1,6 +1,7 @@
 """The oracle: every token's best route, found by search; what is searched, how, and against which target."""
 
 from .cost import estimate, estimate_curve
+from .execute import Keep
 from .objectives import SAMPLED, Objective, sample_targets
 from .passes import MAX_FLOPS, WIDTH, Setting, reference_routes
 from .search import by_budget, landscape, search, survey
@@ -10,6 +11,7 @@ __all__ = [
     "MAX_FLOPS",
     "SAMPLED",
     "WIDTH",
+    "Keep",
     "Objective",
     "Setting",
     "by_budget",

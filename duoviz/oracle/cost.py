@@ -6,9 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..branching import Work
 from ..model import LanguageModel
 from ..records import Tokens
 from ..routes import BIG, SMALL, Space, by_big
+from .methods import METHODS, parse
 
 
 def estimate(
@@ -26,7 +28,8 @@ def estimate(
     route is a forward pass of its own.
 
     Source: the sum over the nodes of the trie, which are counted exactly. Deviation: norms, softmax and other
-    elementwise work are not counted; `random-K` is counted as K routes without common beginnings.
+    elementwise work are not counted; methods that do not enumerate are counted as so many routes without
+    common beginnings below the levels that hold fewer.
     """
     tokens = lm.check(tokens)
     spaces = [space] if isinstance(space, Space) else list(space)
@@ -45,33 +48,34 @@ def estimate_curve(
 
 
 def candidates(space: Space, method: str) -> int:
-    """How many routes of a space a method evaluates.
+    """How many routes of a space a method tries for one position; for `descent`, about how many at most.
 
     Raises:
         ValueError: an unknown method.
     """
-    if method == "exhaustive":
+    name, number = parse(method, space)
+    if name == "exhaustive":
         return space.count()
-    name, _, number = method.partition("-")
-    if name != "random" or not number.isdigit() or int(number) < 1:
-        raise ValueError(f"method {method!r}: allowed are exhaustive and random-K, for example random-100")
-    return min(int(number), space.count())
+    tries = number if name == "random" else METHODS[name].tries(space, number)
+    return min(tries, space.count())
+
+
+def flops(lm: LanguageModel, work: Work, leaves: float) -> float:
+    """FLOPs of the work on some tries and of the head at their leaves; see `estimate`."""
+    config, family = lm.model.config, lm.model.family
+    d, per_width = config.hidden_size, 2 * family.ffn_matrices * config.hidden_size
+    widths = work.big * getattr(config, family.width) + work.small * config.small_intermediate_size
+    return float(8 * d**2 * work.attentions + 4 * d * work.seen + per_width * widths + leaves * 2 * d * lm.vocab)
 
 
 def _per_position(lm: LanguageModel, tokens: Tokens, space: Space, context: str, method: str) -> float:
-    config, family = lm.model.config, lm.model.family
-    d, per_width = config.hidden_size, 2 * family.ffn_matrices * config.hidden_size
-    earlier = tokens.ids.shape[1] / 2
     leaves = candidates(space, method)
     alone = context == "uniform"
-    nodes = np.array([leaves if alone else min(n, leaves) for n in space.prefixes()], float)
-    parents = nodes if alone else np.append(1.0, nodes[:-1])
-    widths = np.zeros(len(nodes))
-    for choice, width in ((BIG, getattr(config, family.width)), (SMALL, config.small_intermediate_size)):
-        share = np.array(space.prefixes(ending_in=choice), float) / np.array(space.prefixes(), float)
-        widths += nodes * share * width
-    attention = (8 * d**2 + 4 * earlier * d) * parents.sum()
-    return float(attention + per_width * widths.sum() + leaves * 2 * d * lm.vocab)
+    every = np.array(space.prefixes(), float)
+    nodes = np.full(len(every), float(leaves)) if alone else np.minimum(every, leaves)
+    attentions = nodes.sum() if alone else 1.0 + nodes[:-1].sum()
+    big, small = (float((nodes * space.prefixes(ending_in=c) / every).sum()) for c in (BIG, SMALL))
+    return flops(lm, Work(attentions, attentions * tokens.ids.shape[1] / 2, big, small), float(leaves))
 
 
 def check_cost(flops: float, limit: float) -> None:
@@ -83,5 +87,5 @@ def check_cost(flops: float, limit: float) -> None:
     if flops > limit:
         raise ValueError(
             f"this search would take {flops:.2g} FLOPs, above the limit of {limit:.2g} (max_flops): give fewer or shorter"
-            " texts, a narrower budget or method='random-K', or raise max_flops"
+            " texts, a narrower budget or method='descent', or raise max_flops"
         )

@@ -61,17 +61,30 @@ def leaf_losses(
         normed = head.norm(hidden.float())
         linear = normed @ vectors + bias[:, None]
         if bound is None:
-            lse = _whole(head, normed.reshape(-1, normed.shape[-1])).view(linear.shape[:2])
+            lse = whole(head, normed.reshape(-1, normed.shape[-1])).view(linear.shape[:2])
         else:
             lse = bound.lse(rows, normed, linear)
         made[:, rows] = lse[..., None] - linear
     return made
 
 
-def _whole(head: Head, normed: Float[Tensor, "leaf hidden"]) -> Float[Tensor, " leaf"]:
+def whole(head: Head, normed: Float[Tensor, "leaf hidden"]) -> Float[Tensor, " leaf"]:
     """Log-sum-exp of the logits over the whole vocabulary."""
     parts = [torch.nn.functional.linear(part, head.weight, head.bias).logsumexp(-1) for part in normed.split(HEAD_ROWS)]
     return torch.cat(parts) if parts else normed.new_zeros(0)
+
+
+def refuse_nan(values: Tensor) -> Tensor:
+    """The values, none of which is NaN.
+
+    Raises:
+        ValueError: if one is.
+    """
+    if bool(values.isnan().any()):
+        raise ValueError(
+            "a route's loss is NaN: the weights are damaged, or the dtype overflows; try dtype=torch.float32"
+        )
+    return values
 
 
 class _Bound:
@@ -129,7 +142,7 @@ class _Bound:
     def _finish(self, lse: Tensor, known: Tensor, marked: Tensor, normed: Tensor) -> None:
         """Make the marked leaves exact, in place."""
         marked = marked & ~known
-        lse[marked] = _whole(self.head, normed[marked])
+        lse[marked] = whole(self.head, normed[marked])
         known |= marked
 
     def _below(self, normed: Float[Tensor, "seq leaf hidden"]) -> Float[Tensor, "seq leaf"]:

@@ -9,7 +9,7 @@ Paper: arXiv 2410.10846, section 2, stage 2. Differs: the paper does not say how
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -17,13 +17,13 @@ from jaxtyping import Float, Float32, Int8, Int64
 from torch import Tensor
 
 from .. import routes as routes_
-from ..branching import Branches, Trie
+from ..branching import Branches, Trie, Work
 from ..model import LanguageModel
 from ..records import Tokens
 from ..routes import BIG
-from .leaves import TIE_NATS, leaf_losses
+from .leaves import TIE_NATS, leaf_losses, refuse_nan
 from .objectives import Objective, columns
-from .uniform import uniform_losses
+from .uniform import uniform_losses, uniform_work
 
 WIDTH = 16_384
 MAX_FLOPS = 1e15
@@ -70,14 +70,24 @@ class Group:
         bigs = (trie.routes[leaves] == BIG).sum(1)
         return cls(trie, leaves[np.lexsort((leaves, bigs))])
 
+    @classmethod
+    def whole(cls, trie: Trie) -> Group:
+        """All leaves of a trie."""
+        return cls.of(trie, np.arange(len(trie.routes)))
+
 
 @dataclass
 class Best:
-    """Results of a pass: one entry per objective and group, for every position; filled as the pass goes on."""
+    """Results of a pass: one entry per objective and group, for every position; filled as the pass goes on.
+
+    `tried` counts the routes evaluated, over all positions; `work` what that took.
+    """
 
     routes: Int8[np.ndarray, "objective group seq position layer"]
     loss_nats: Float32[np.ndarray, "objective group seq position"]
     margin_nats: Float32[np.ndarray, "objective group seq position"]
+    tried: int = 0
+    work: Work = field(default_factory=Work)
 
     @classmethod
     def empty(cls, objectives: int, groups: int, tokens: Tokens, layers: int) -> Best:
@@ -116,36 +126,41 @@ def left_to_right(
     context: str,
     setting: Setting,
 ) -> Best:
-    """One left-to-right pass over all texts. `groups_at` lists each position's groups, which share one trie.
+    """One left-to-right pass over texts in lockstep. `groups_at` lists each position's groups, which share one trie.
 
     Under `committed` there is one group and one objective, whose choice every position takes.
     """
     best = Best.empty(len(objectives), len(groups_at[0]), tokens, lm.layers)
     names = tuple(dict.fromkeys(name for o in objectives for name in (o.minimises, o.scored_on)))
-    for start in range(0, len(tokens), setting.batch_size):
-        rows = slice(start, start + setting.batch_size)
-        part = tokens[rows]
-        given = np.broadcast_to(reference_routes(lm, context), (*part.ids.shape, lm.layers))
-        branches = Branches(lm, part.ids, np.ascontiguousarray(given), width=setting.width)
-        wanted = columns(lm, part, names)
-        for position in range(part.scored.shape[1]):
-            scored = np.flatnonzero(part.scored[:, position])
-            if len(scored):
-                groups = groups_at[position]
-                contests = [(names.index(o.minimises), group.order) for group in groups for o in objectives]
-                values = leaf_losses(branches, position, groups[0].trie, wanted, contests)[scored]
-                for g, group in enumerate(groups):
-                    for o, objective in enumerate(objectives):
-                        chosen, margin, loss = _choose(values, group, names, objective)
-                        best.routes[o, g, start + scored, position] = group.trie.routes[chosen]
-                        best.loss_nats[o, g, start + scored, position] = loss
-                        best.margin_nats[o, g, start + scored, position] = margin
-            if context == "committed":
-                taken = best.routes[0, 0, rows, position]
-                branches.commit(
-                    position, np.where(taken < 0, BIG, taken)
-                )  # unscored go big, as in `LanguageModel.spread`
+    branches = branches_in(lm, tokens.ids, context, setting)
+    wanted = columns(lm, tokens, names)
+    for position, groups in enumerate(groups_at):
+        scored = np.flatnonzero(tokens.scored[:, position])
+        if len(scored):
+            contests = [(names.index(o.minimises), group.order) for group in groups for o in objectives]
+            values = leaf_losses(branches, position, groups[0].trie, wanted, contests)[scored]
+            best.tried += len(scored) * len(groups[0].trie.routes)
+            for g, group in enumerate(groups):
+                for o, objective in enumerate(objectives):
+                    chosen, margin, loss = _choose(values, group, names, objective)
+                    best.routes[o, g, scored, position] = group.trie.routes[chosen]
+                    best.loss_nats[o, g, scored, position] = loss
+                    best.margin_nats[o, g, scored, position] = margin
+        if context == "committed":
+            commit(branches, position, best.routes[0, 0, :, position])
+    best.work = branches.work
     return best
+
+
+def branches_in(lm: LanguageModel, ids: Int64[np.ndarray, "text token"], context: str, setting: Setting) -> Branches:
+    """Texts whose tokens first take the route that the context names."""
+    given = np.broadcast_to(reference_routes(lm, context), (*ids.shape, lm.layers))
+    return Branches(lm, ids, np.ascontiguousarray(given), width=setting.width)
+
+
+def commit(branches: Branches, position: int, taken: Int8[np.ndarray, "text layer"]) -> None:
+    """Let a position take the routes chosen for it; unscored ones go big, as in `LanguageModel.spread`."""
+    branches.commit(position, np.where(taken < 0, BIG, taken))
 
 
 def _choose(
@@ -157,11 +172,7 @@ def _choose(
         ValueError: NaN among the values.
     """
     order = torch.from_numpy(group.order).to(values.device)
-    minimised = values[:, order, names.index(objective.minimises)]
-    if bool(minimised.isnan().any()):
-        raise ValueError(
-            "a route's loss is NaN: the weights are damaged, or the dtype overflows; try dtype=torch.float32"
-        )
+    minimised = refuse_nan(values[:, order, names.index(objective.minimises)])
     lowest = minimised.topk(min(2, minimised.shape[1]), largest=False).values
     first = (minimised <= lowest[:, :1] + TIE_NATS).int().argmax(1)
     chosen = order[first]
@@ -172,8 +183,9 @@ def _choose(
 
 def uniform(lm: LanguageModel, tokens: Tokens, groups: Sequence[Group], setting: Setting) -> Best:
     """Groups of one trie under `uniform`: every route is run over the whole text."""
-    best = Best.empty(1, len(groups), tokens, lm.layers)
-    losses = torch.from_numpy(uniform_losses(lm, tokens, groups[0].trie.routes, batch_size=setting.batch_size))
+    best, routes = Best.empty(1, len(groups), tokens, lm.layers), groups[0].trie.routes
+    best.tried, best.work = int(tokens.scored.sum()) * len(routes), uniform_work(tokens, routes)
+    losses = torch.from_numpy(uniform_losses(lm, tokens, routes, batch_size=setting.batch_size))
     for seq, position in np.argwhere(tokens.scored):
         values = losses[:, seq, position][None, :, None]
         for g, group in enumerate(groups):

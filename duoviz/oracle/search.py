@@ -1,4 +1,4 @@
-"""Exhaustive search of every token's best route: what can be asked.
+"""The best route of every token: what can be asked.
 
 Paper: arXiv 2410.10846, section 2, stage 2.
 """
@@ -6,20 +6,20 @@ Paper: arXiv 2410.10846, section 2, stage 2.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import astuple
-from functools import cache
 
 import numpy as np
 from jaxtyping import Float32, Int8
 
-from ..branching import Branches, Trie
+from ..branching import Branches
 from ..model import LanguageModel
 from ..records import Curve, Found, Tokens
 from ..routes import Space, by_big
-from .cost import candidates, check_cost, estimate, estimate_curve
+from .cost import check_cost, estimate, estimate_curve
+from .execute import Keep, compute_all, execute, space_trie
 from .leaves import leaf_losses
+from .methods import METHODS, parse
 from .objectives import Objective, columns, sample_targets
-from .passes import Best, Group, Setting, left_to_right, reference_routes, uniform
+from .passes import Setting, reference_routes
 
 
 def search(
@@ -32,6 +32,7 @@ def search(
     objective: str = "nll",
     setting: Setting = Setting(),
     seed: int = 0,
+    keep: Keep = compute_all,
 ) -> Found:
     """The best route of every token.
 
@@ -40,10 +41,12 @@ def search(
         tokens: `Tokens` or int64 `[seq, token]`.
         space: the routes to search; or one space per position, for budgets that change along the text.
         context: `committed`, `reference:big`, `reference:small`, `reference:<route>` or `uniform`.
-        method: `exhaustive`, or `random-K`: the best of K routes drawn without replacement, the same for all positions.
+        method: `exhaustive`; `random-K`: the best of K routes drawn without replacement, the same for all positions; one
+            that does not enumerate (`duoviz.oracle.methods`); or `auto`: exhaustive up to 20,000 routes, else descent.
         objective: see `duoviz.oracle.objectives`.
         setting: batch, memory and cost bounds.
-        seed: of `random-K`, and of `null` and `sampled` where they name none.
+        seed: of the method's draws, and of `null` and `sampled` where they name none.
+        keep: keeps finished parts, so that a search that was cut off goes on from there (see `duoviz.oracle.execute`).
 
     Returns:
         `Found`: routes int8 `[seq, position, layer]`, losses in nats `[seq, position]`.
@@ -56,29 +59,33 @@ def search(
     spaces = [space] * positions if isinstance(space, Space) else list(space)
     if len(spaces) != positions:
         raise ValueError(f"{len(spaces)} spaces for {positions} positions: give one space, or one for each position")
-    reference_routes(lm, context)
-    for each in set(spaces):
-        _check_space(lm, each)
-    flops = max(estimate(lm, tokens, each, context=context, method=method) for each in set(spaces))
-    check_cost(flops, setting.max_flops)
-    groups = {each: _group(each, method, seed) for each in set(spaces)}
-    if context == "uniform":
-        if len(groups) > 1 or goal.name != "nll":
-            raise ValueError("context 'uniform' takes one space for all positions and objective 'nll'")
-        best = uniform(lm, tokens, [groups[spaces[0]]], setting)
-    else:
-        best = left_to_right(lm, tokens, [[groups[each]] for each in spaces], [goal], context=context, setting=setting)
+    kinds = set(spaces)
+    named = _check(lm, kinds, context, method, (goal,))
+    check_cost(max(estimate(lm, tokens, each, context=context, method=method) for each in kinds), setting.max_flops)
+    if context == "uniform" and len(kinds) > 1:
+        raise ValueError("context 'uniform' takes one space for all positions")
+    best, effort = execute(
+        lm,
+        tokens,
+        [[each] for each in spaces],
+        [goal],
+        context=context,
+        method=named,
+        setting=setting,
+        seed=seed,
+        keep=keep,
+    )
     routes, loss = best.routes[0, 0], best.loss_nats[0, 0]
     return Found(
         routes=routes,
         loss_nats=loss,
         margin_nats=best.margin_nats[0, 0],
         replay_error=_replay_error(lm, tokens, routes, loss, goal),
-        space=str(spaces[0]) if len(groups) == 1 else "one space per position",
+        space=str(spaces[0]) if len(kinds) == 1 else "one space per position",
         context=context,
         objective=objective,
-        method=method,
-        evaluated=float(np.mean([len(groups[each].order) for each in spaces])),
+        method=named[0] if method == "auto" else method,
+        effort=effort,
     )
 
 
@@ -92,6 +99,7 @@ def by_budget(
     objective: str = "nll",
     setting: Setting = Setting(),
     seed: int = 0,
+    keep: Keep = compute_all,
 ) -> Curve:
     """The best route of every token with exactly k big layers, for every k from 0 to all.
 
@@ -101,7 +109,15 @@ def by_budget(
         `Curve`: `.budgets` 0..layers, `.loss_nats` `[k, seq, position]`, `.routes` `[k, seq, position, layer]`.
     """
     found = survey(
-        lm, tokens, choices=choices, context=context, method=method, objectives=(objective,), setting=setting, seed=seed
+        lm,
+        tokens,
+        choices=choices,
+        context=context,
+        method=method,
+        objectives=(objective,),
+        setting=setting,
+        seed=seed,
+        keep=keep,
     )
     return found[objective]
 
@@ -116,6 +132,7 @@ def survey(
     objectives: Sequence[str] = ("nll", "expected", "null"),
     setting: Setting = Setting(),
     seed: int = 0,
+    keep: Keep = compute_all,
 ) -> dict[str, Curve]:
     """`by_budget` for several objectives, which share one pass under a `reference` context.
 
@@ -128,30 +145,22 @@ def survey(
         A `Curve` for each objective, by the text that asked for it.
     """
     tokens = lm.check(tokens)
-    goals, positions = [Objective.of(text, seed=seed) for text in objectives], tokens.scored.shape[1]
-    reference_routes(lm, context)
-    spaces = by_big(lm.layers, choices)
-    for space in spaces:
-        _check_space(lm, space)
+    goals, spaces = [Objective.of(text, seed=seed) for text in objectives], by_big(lm.layers, choices)
+    named = _check(lm, set(spaces), context, method, goals)
     flops = estimate_curve(lm, tokens, choices=choices, context=context, method=method)
     check_cost(flops * (len(goals) if context == "committed" else 1), setting.max_flops)
-    groups = [_group(space, method, seed) for space in spaces]
-    if context == "committed":
-        passes = [
-            [left_to_right(lm, tokens, [[g]] * positions, [goal], context=context, setting=setting) for g in groups]
-            for goal in goals
-        ]
-        bests = [Best(*(np.concatenate(part, axis=1) for part in zip(*map(astuple, row)))) for row in passes]
-        best = Best(*(np.concatenate(part) for part in zip(*map(astuple, bests))))
-    else:
-        joined = _joined(groups)
-        if context == "uniform":
-            if any(goal.name != "nll" for goal in goals):
-                raise ValueError("context 'uniform' takes objective 'nll'")
-            best = uniform(lm, tokens, joined, setting)
-        else:
-            best = left_to_right(lm, tokens, [joined] * positions, goals, context=context, setting=setting)
-    names = {"nll": "oracle" if method == "exhaustive" else method, "expected": "label-free"}
+    best, effort = execute(
+        lm,
+        tokens,
+        [spaces] * tokens.scored.shape[1],
+        goals,
+        context=context,
+        method=named,
+        setting=setting,
+        seed=seed,
+        keep=keep,
+    )
+    names = {"nll": "oracle" if named[0] == "exhaustive" else method, "expected": "label-free"}
     made = {}
     for o, (text, goal) in enumerate(zip(objectives, goals)):
         routes, loss = best.routes[o], best.loss_nats[o]
@@ -163,6 +172,7 @@ def survey(
             loss_nats=loss,
             margin_nats=best.margin_nats[o],
             replay_error=np.array([_replay_error(lm, tokens, r, x, goal) for r, x in zip(routes, loss)]),
+            effort=effort,
         )
     return made
 
@@ -205,39 +215,24 @@ def landscape(
     goal = Objective.of(objective)
     branches = Branches(lm, one.ids, np.ascontiguousarray(given), width=setting.width)
     wanted = columns(lm, one, (goal.minimises,))
-    return leaf_losses(branches, position, _space_trie(space), wanted)[0, :, 0].cpu().numpy()
+    return leaf_losses(branches, position, space_trie(space), wanted)[0, :, 0].cpu().numpy()
 
 
-@cache
-def _space_trie(space: Space) -> Trie:
-    return Trie(space.enumerate())
-
-
-@cache
-def _space_group(space: Space) -> Group:
-    trie = _space_trie(space)
-    return Group.of(trie, np.arange(len(trie.routes)))
-
-
-def _group(space: Space, method: str, seed: int) -> Group:
-    """The candidates of a method.
+def _check(
+    lm: LanguageModel, spaces: set[Space], context: str, method: str, goals: Sequence[Objective]
+) -> tuple[str, int]:
+    """That this can be asked of the model; name and number of the method.
 
     Raises:
-        ValueError: an unknown method.
+        ValueError: if it cannot.
     """
-    number = candidates(space, method)
-    if method == "exhaustive":
-        return _space_group(space)
-    trie = Trie(space.sample(number, seed=seed))
-    return Group.of(trie, np.arange(len(trie.routes)))
-
-
-def _joined(groups: Sequence[Group]) -> list[Group]:
-    """The same groups as leaves of one trie."""
-    routes = np.concatenate([group.trie.routes for group in groups])
-    routes, inverse = np.unique(routes, axis=0, return_inverse=True)
-    trie, stops = Trie(routes), np.cumsum([len(group.trie.routes) for group in groups])
-    return [Group.of(trie, np.sort(leaves)) for leaves in np.split(inverse.reshape(-1), stops[:-1])]
+    reference_routes(lm, context)
+    for each in spaces:
+        _check_space(lm, each)
+    named = parse(method, max(spaces, key=Space.count))
+    if context == "uniform" and (named[0] in METHODS or any(goal.name != "nll" for goal in goals)):
+        raise ValueError("context 'uniform' takes objective 'nll', and method 'exhaustive' or 'random-K'")
+    return named
 
 
 def _check_space(lm: LanguageModel, space: Space) -> None:

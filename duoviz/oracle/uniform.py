@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float32, Int8
 
-from ..branching import Trie, uniform_leaves
+from ..branching import Trie, Work, uniform_leaves
 from ..model import LanguageModel
 from ..records import Tokens
-from ..routes import BIG, Space, by_big
+from ..routes import BIG, SMALL, Space, by_big
 from .cost import check_cost, estimate
 
 
@@ -26,6 +26,13 @@ def uniform_losses(
         for leaf, hidden in uniform_leaves(lm, part.ids, trie):
             found[leaf, start : start + batch_size] = lm.losses(hidden, part)
     return found
+
+
+def uniform_work(tokens: Tokens, routes: Int8[np.ndarray, "route layer"]) -> Work:
+    """What one forward pass for each route takes: nothing is counted as shared, though beginnings are."""
+    nodes = float(tokens.scored.sum()) * routes.size
+    big, small = (float(tokens.scored.sum() * (routes == choice).sum()) for choice in (BIG, SMALL))
+    return Work(nodes, nodes * tokens.ids.shape[1] / 2, big, small)
 
 
 def fixed(

@@ -1,0 +1,288 @@
+"""What is fast and what is not: ratios measured in one run, with the machine's own matrix-multiplication rate beside them.
+
+Every comparison alternates its sides and takes the median of each, so that a noisy machine disturbs both alike.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import DynamicCache
+
+from . import oracle, routes
+from .branching import Trie
+from .model import LanguageModel, RandomPolicy, load
+from .oracle.leaves import BUNDLE, SUBSET
+from .records import Tokens
+from .routes import BIG, SMALL
+from .study import Study
+
+METHODS = ("random-200", "descent", "surrogate", "beam-16", "mcts-200")
+EXPANDED = 512
+"""Branches of a batch whose K/V cache is expanded."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    Attributes:
+        measure: what was timed.
+        value: how long it took or how much it is, in `unit`.
+        unit: of the value.
+        ratio: the other side's time over this one's, or this one's over a limit; NaN where there is none.
+        against: the other side, or the limit.
+    """
+
+    measure: str
+    value: float
+    unit: str
+    ratio: float = np.nan
+    against: str = ""
+
+
+def run(model: str, *, device: str = "auto", rounds: int = 3, say: Callable[[str], None] = print) -> list[Row]:
+    """All measurements on one model and the shipped prose.
+
+    Args:
+        model: folder or Hub id.
+        device: as in `duoviz.model.load`.
+        rounds: how often both sides of a comparison are timed.
+        say: is given each line as it is ready.
+    """
+    study = Study(model=model, documents=4, length=64)
+    lm, tokens = load(study.folder, device=device), study.tokens("shipped-prose")
+    rows = []
+    for row in _rows(lm, tokens, study.folder, rounds):
+        say(line(row))
+        rows.append(row)
+    return rows
+
+
+def _rows(lm: LanguageModel, tokens: Tokens, folder: str, rounds: int) -> Iterator[Row]:
+    yield from _oracle(lm, tokens, rounds)
+    yield from _three_ways(lm, tokens)
+    yield _memory(folder)
+    yield from _methods(lm, tokens[:2].cut(25))
+    yield from _dispatch(lm, rounds)
+    yield _stage_1(lm, rounds)
+
+
+def timed(sides: list[Callable[[], object]], rounds: int) -> list[float]:
+    """Median seconds of each side; the sides alternate, after one round that does not count."""
+    seconds = np.zeros((rounds + 1, len(sides)))
+    for turn in seconds:
+        for place, side in enumerate(sides):
+            began = time.perf_counter()
+            side()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            turn[place] = time.perf_counter() - began
+    return np.median(seconds[1:], axis=0).tolist()
+
+
+def _oracle(lm: LanguageModel, tokens: Tokens, rounds: int) -> Iterator[Row]:
+    """All routes of every token and every budget under a reference context, replay included."""
+    scored, space = int(tokens.scored.sum()), routes.Space(lm.layers, "SB")
+    trie = Trie(space.enumerate())
+    sample = space.sample(24, seed=0)
+    products = list(_products(lm, trie, texts=len(tokens)))
+
+    def stock(batch_size: int) -> None:
+        for route in sample:
+            lm.score(tokens, route, batch_size=batch_size)
+
+    found = partial(oracle.by_budget, lm, tokens, context="reference:big")
+    sizes = [1, 2, len(tokens)]
+    own, gemm, expanded, *stocks = timed(
+        [
+            found,
+            partial(_multiply, products),
+            partial(_expanded, lm, tokens),
+            *(partial(stock, size) for size in sizes),
+        ],
+        rounds,
+    )
+    own, best = own / scored, min(stocks) / len(sample) * space.count() / scored
+    yield Row(f"oracle, all {space.count():,} routes and budgets of a token", 1e3 * own, "ms")
+    yield Row("one stock forward per route, best of three batch sizes", 1e3 * best, "ms", best / own, "oracle")
+    other = expanded * space.count() / EXPANDED
+    yield Row(f"K/V cache expanded to {EXPANDED} branches", 1e3 * other, "ms", other / own, "oracle")
+    rate = sum(2 * a * b * c for a, b, c in _shapes(products)) / gemm
+    yield Row("matrix products at the trie's shapes", rate / 1e9, "GFLOP/s")
+    work = _work(lm, tokens, trie)
+    yield Row("trie with bounded head", work / 1e9, "GFLOP", own / (work / rate), "limit: FLOPs / product rate")
+
+
+def _work(lm: LanguageModel, tokens: Tokens, trie: Trie) -> float:
+    """FLOPs of one token with the head that bounds."""
+    searched = oracle.search(lm, tokens[:1].cut(2), routes.Space(lm.layers, "SB"), context="reference:big")
+    assert searched.effort is not None, "a search counts"
+    columns = SUBSET + (lm.vocab - SUBSET) // BUNDLE
+    head = 2.0 * lm.model.config.hidden_size * len(trie.routes)
+    attended = 4 * lm.model.config.hidden_size * sum(len(parents) for parents in trie.parents[:-1])
+    return searched.effort.flops - head * (lm.vocab - columns) + attended * tokens.ids.shape[1] / 2
+
+
+def _products(lm: LanguageModel, trie: Trie, *, texts: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """The matrix products of one position of some texts: projections, FFNs and the bounding head."""
+    config, d = lm.model.config, lm.model.config.hidden_size
+    width, narrow = getattr(config, lm.model.family.width), config.small_intermediate_size
+    parents = [1, *(len(nodes) for nodes in trie.choices[:-1])]
+    make = partial(torch.randn, device=lm.device)
+    for above, choices in zip(parents, trie.choices):
+        ffns = [((choices == BIG).sum(), width), ((choices == SMALL).sum(), narrow)]
+        shapes = [(above, d, d)] * 4 + [shape for n, f in ffns for shape in ((n, d, f), (n, d, f), (n, f, d))]
+        for n, inner, outer in shapes:
+            yield make(texts * int(n), inner), make(inner, outer)
+    yield make(texts * len(trie.routes), d), make(d, SUBSET + (lm.vocab - SUBSET) // BUNDLE)
+
+
+def _shapes(products: list[tuple[torch.Tensor, torch.Tensor]]) -> list[tuple[int, int, int]]:
+    return [(a.shape[0], a.shape[1], b.shape[1]) for a, b in products]
+
+
+def _multiply(products: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    for one, other in products:
+        for part in one.split(16_384):
+            part @ other
+
+
+@torch.no_grad()
+def _expanded(lm: LanguageModel, tokens: Tokens) -> None:
+    """Losses of 512 routes of the last position: the usual way, a batch of so many with copies of the K/V cache."""
+    ids = torch.from_numpy(tokens.ids[:1]).to(lm.device)
+    cache = DynamicCache(config=lm.model.config)
+    lm.model(ids[:, :-2], past_key_values=cache, use_cache=True, logits_to_keep=1)
+    cache.batch_repeat_interleave(EXPANDED)
+    every = torch.from_numpy(routes.Space(lm.layers, "SB").sample(EXPANDED, seed=0))[:, None].to(lm.device)
+    out = lm.model(ids[:, -2:-1].expand(EXPANDED, 1), past_key_values=cache, duo_routes=every)
+    torch.nn.functional.cross_entropy(out.logits[:, -1].float(), ids[0, -1].expand(EXPANDED))
+
+
+def _three_ways(lm: LanguageModel, tokens: Tokens) -> Iterator[Row]:
+    space = routes.Space(lm.layers, "-SB")
+    land = partial(oracle.landscape, lm, tokens, space, seq=0, position=tokens.scored.shape[1] - 1)
+    best = partial(oracle.search, lm, replace(tokens[:1], scored=_last(tokens[:1])), space, context="reference:big")
+    for name, side in (("best", best), ("every loss", land)):
+        (seconds,) = timed([side], 1)
+        yield Row(f"{space.count():,} three-way routes of one token, {name}", seconds, "s")
+
+
+def _last(tokens: Tokens) -> np.ndarray:
+    """Only the last position is scored."""
+    scored = np.zeros_like(tokens.scored)
+    scored[:, -1] = True
+    return scored
+
+
+def _memory(folder: str) -> Row:
+    """Largest memory of a process of its own that searches the last position of 16 texts of 256 tokens."""
+    code = (
+        "import sys; from duoviz import bench; print(bench.largest_memory(sys.argv[1]))"  # what imports take included
+    )
+    done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, check=True)
+    return Row("memory of a search in 16 texts x 256 tokens", float(done.stdout) / 2**30, "GiB")
+
+
+def largest_memory(folder: str) -> int:
+    """Bytes this process has held at most, after a search behind the longest context; the cache of all 16 texts is there."""
+    lm = load(folder, device="cpu")
+    ids = np.random.default_rng(0).integers(0, lm.vocab, (16, 256))
+    tokens = Tokens.of(ids)
+    oracle.by_budget(
+        lm,
+        replace(tokens, scored=_last(tokens)),
+        context="reference:big",
+        setting=oracle.Setting(batch_size=16),
+    )
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _methods(lm: LanguageModel, tokens: Tokens) -> Iterator[Row]:
+    """Regret against exact, routes and FLOPs of the methods that do not enumerate, all routes allowed."""
+    space = routes.Space(lm.layers, "SB")
+    exact = oracle.search(lm, tokens, space, context="reference:big")
+    assert exact.effort is not None, "a search counts"
+    for method in METHODS:
+        found = oracle.search(lm, tokens, space, context="reference:big", method=method)
+        assert found.effort is not None, "a search counts"
+        regret = float(np.nanmean(found.loss_nats - exact.loss_nats))
+        share = found.effort.flops / exact.effort.flops
+        yield Row(f"{method}: regret after {found.effort.routes:.0f} routes", regret, "nats", share, "FLOPs of exact")
+
+
+@torch.no_grad()
+def _dispatch(lm: LanguageModel, rounds: int) -> Iterator[Row]:
+    """One FFN site over 4,096 tokens, some of them big."""
+    ffn = lm.model.decoder_layers[0].duo_ffn
+    x = torch.randn(4096, lm.model.config.hidden_size, device=lm.device, dtype=lm.model.dtype)
+    for share in (0.25, 0.5, 0.75):
+        choices = torch.where(torch.rand(len(x)) < share, BIG, SMALL).to(lm.device)
+
+        def masked(choices: torch.Tensor = choices) -> torch.Tensor:
+            return torch.where((choices == BIG)[:, None], ffn.big(x), ffn.small(x))
+
+        many = 20 * rounds
+        own, both, big, small = timed(
+            [partial(ffn.dispatch, x, choices), masked, partial(ffn.big, x), partial(ffn.small, x)], many
+        )
+        limit = share * big + (1 - share) * small
+        yield Row(f"FFN dispatch, {share:.0%} big", 1e3 * own, "ms", both / own, "both computed and masked")
+        yield Row(f"FFN dispatch, {share:.0%} big", 1e3 * own, "ms", own / limit, "limit: p big + (1 - p) small")
+
+
+def _stage_1(lm: LanguageModel, rounds: int) -> Row:
+    """Forward and backward over 16 x 256 tokens with random routes, beside a dense model of as many FLOPs."""
+    config = lm.model.config
+    width = (getattr(config, lm.model.family.width) + config.small_intermediate_size) // 2
+    fields = {**config.to_dict(), lm.model.family.width: width, "model_type": lm.model.family.name}
+    dense = lm.model.family.causal_lm(lm.model.family.config(**fields)).to(lm.device, lm.model.dtype)
+    ids = torch.randint(0, lm.vocab, (16, 256), device=lm.device)
+
+    def step(model: torch.nn.Module, **routing: object) -> None:
+        model(ids, labels=ids, use_cache=False, **routing).loss.backward()
+        model.zero_grad()
+
+    policy = RandomPolicy()
+    own, other = timed([partial(step, lm.model, duo_policy=policy), partial(step, dense)], rounds)
+    return Row("stage-1 step, 16 x 256 tokens", own, "s", own / other, "dense Llama of equal FLOPs")
+
+
+def line(row: Row) -> str:
+    """A row of a markdown table."""
+    ratio = "" if np.isnan(row.ratio) else f"{row.ratio:.3g}"
+    return f"| {row.measure} | {row.value:.3g} {row.unit} | {ratio} | {row.against} |"
+
+
+HEADER = "| measure | value | ratio | against |\n|---|---|---|---|"
+
+
+def machine() -> str:
+    """The machine in words."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        models = [text.partition(":")[2].strip() for text in cpuinfo.read_text().splitlines() if "model name" in text]
+        name = models[0] if models else name
+    cuda = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads{cuda}, torch {torch.__version__}"
+
+
+def write(rows: list[Row], out: Path) -> None:
+    """The table as JSON."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    cleaned = [{**asdict(row), "ratio": None if np.isnan(row.ratio) else row.ratio} for row in rows]
+    out.write_text(json.dumps({"machine": machine(), "rows": cleaned}, indent=1) + "\n")

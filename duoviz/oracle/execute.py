@@ -1,0 +1,130 @@
+"""How a search is carried out: which passes it takes, batch by batch, each a part that can be kept."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
+
+import numpy as np
+
+from ..branching import Trie
+from ..model import LanguageModel
+from ..records import Effort, Tokens
+from ..routes import Space
+from .cost import flops
+from .guided import guided
+from .methods import METHODS
+from .objectives import Objective
+from .passes import Best, Group, Setting, left_to_right, uniform
+
+Part = dict[str, np.ndarray]
+Keep = Callable[[str, Callable[[], Part]], Part]
+"""Given a part's name and how to compute it, returns it: computed, or as it was kept by an earlier run."""
+
+
+def compute_all(name: str, compute: Callable[[], Part]) -> Part:
+    """Keeps nothing."""
+    return compute()
+
+
+def execute(
+    lm: LanguageModel,
+    tokens: Tokens,
+    spaces_at: Sequence[Sequence[Space]],
+    objectives: Sequence[Objective],
+    *,
+    context: str,
+    method: tuple[str, int],
+    setting: Setting,
+    seed: int,
+    keep: Keep,
+) -> tuple[Best, Effort]:
+    """The best route in every space at every position for every objective.
+
+    A part is a batch of texts; under `committed`, where each space and objective has its own history, also one of these.
+
+    Args:
+        lm, tokens, context, setting, seed: as in `duoviz.oracle.search`.
+        spaces_at: each position's spaces, as many for all.
+        objectives: what to minimise.
+        method: name and number.
+        keep: see `Keep`.
+    """
+    split = context == "committed" and method[0] not in METHODS
+    searched = list(range(len(spaces_at[0])))
+    best = Best.empty(len(objectives), len(searched), tokens, lm.layers)
+    total = np.zeros(3)
+    alone = split or method[0] in METHODS
+    for rows in lm.batches(tokens, setting.batch_size):
+        part = tokens[rows]
+        for goals in [[o] for o in range(len(objectives))] if alone else [list(range(len(objectives)))]:
+            for groups in [[g] for g in searched] if split else [searched]:
+                wanted = [[spaces[g] for g in groups] for spaces in spaces_at]
+                compute = partial(
+                    _part, lm, part, wanted, [objectives[o] for o in goals], context, method, setting, seed
+                )
+                made = keep(f"{rows.start}-{setting.batch_size}-{goals[0]}-{groups[0]}", compute)
+                at = np.ix_(goals, groups, range(len(tokens))[rows])
+                for field in ("routes", "loss_nats", "margin_nats"):
+                    getattr(best, field)[at] = made[field]
+                total += made["effort"]
+    return best, Effort(total[0] / max(1, tokens.scored.sum()), total[1], total[2])
+
+
+def _part(
+    lm: LanguageModel,
+    tokens: Tokens,
+    spaces_at: Sequence[Sequence[Space]],
+    objectives: Sequence[Objective],
+    context: str,
+    method: tuple[str, int],
+    setting: Setting,
+    seed: int,
+) -> Part:
+    """One batch of texts: routes, losses and margins as of `Best`, and routes tried, FLOPs and seconds."""
+    began = time.monotonic()
+    if method[0] in METHODS:
+        best = guided(lm, tokens, spaces_at, objectives[0], context=context, setting=setting, method=method, seed=seed)
+    else:
+        groups = {row: _groups(row, method, seed) for row in set(map(tuple, spaces_at))}
+        groups_at = [groups[tuple(row)] for row in spaces_at]
+        if context == "uniform":
+            best = uniform(lm, tokens, groups_at[0], setting)
+        else:
+            best = left_to_right(lm, tokens, groups_at, objectives, context=context, setting=setting)
+    return {
+        "routes": best.routes,
+        "loss_nats": best.loss_nats,
+        "margin_nats": best.margin_nats,
+        "effort": np.array([best.tried, flops(lm, best.work, float(best.tried)), time.monotonic() - began]),
+    }
+
+
+def _groups(spaces: Sequence[Space], method: tuple[str, int], seed: int) -> list[Group]:
+    """The candidates of a method in every space, as leaves of one trie."""
+    name, number = method
+    if name == "random":
+        groups = [Group.whole(Trie(space.sample(min(number, space.count()), seed=seed))) for space in spaces]
+    else:
+        groups = [_space_group(space) for space in spaces]
+    return groups if len(groups) == 1 else _joined(groups)
+
+
+@lru_cache(maxsize=32)
+def space_trie(space: Space) -> Trie:
+    """The trie of all routes of a space."""
+    return Trie(space.enumerate())
+
+
+@lru_cache(maxsize=32)
+def _space_group(space: Space) -> Group:
+    return Group.whole(space_trie(space))
+
+
+def _joined(groups: Sequence[Group]) -> list[Group]:
+    """The same groups as leaves of one trie."""
+    routes = np.concatenate([group.trie.routes for group in groups])
+    routes, inverse = np.unique(routes, axis=0, return_inverse=True)
+    trie, stops = Trie(routes), np.cumsum([len(group.trie.routes) for group in groups])
+    return [Group.of(trie, np.sort(leaves)) for leaves in np.split(inverse.reshape(-1), stops[:-1])]

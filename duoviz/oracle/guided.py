@@ -1,0 +1,126 @@
+"""Passes over texts for the methods that do not enumerate (`duoviz.oracle.methods`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int8, Int64
+
+from ..branching import Branches
+from ..model import LanguageModel
+from ..records import Tokens
+from ..routes import Space
+from .leaves import refuse_nan, whole
+from .methods import METHODS, Tried, answer
+from .objectives import Columns, Objective, columns
+from .passes import Best, Setting, branches_in, commit
+
+
+def guided(
+    lm: LanguageModel,
+    tokens: Tokens,
+    spaces_at: Sequence[Sequence[Space]],
+    objective: Objective,
+    *,
+    context: str,
+    setting: Setting,
+    method: tuple[str, int],
+    seed: int,
+) -> Best:
+    """The best route found in every space at every position. `spaces_at` lists each position's spaces.
+
+    Under a `reference` context all positions are searched in lockstep; under `committed` they follow each other, and every
+    space has its own history: a copy of the texts.
+    """
+    best = Best.empty(1, len(spaces_at[0]), tokens, lm.layers)
+    committed = context == "committed"
+    copies = len(spaces_at[0]) if committed else 1
+    branches = branches_in(lm, np.tile(tokens.ids, (copies, 1)), context, setting)
+    losses = _Losses(branches, columns(lm, tokens, tuple({objective.minimises, objective.scored_on})), objective)
+    seqs, positions = (np.tile(each, copies) for each in tokens.scored.nonzero())
+    copy = np.arange(copies).repeat(int(tokens.scored.sum()))
+    for step in range(tokens.scored.shape[1]) if committed else [None]:
+        now = slice(None) if step is None else positions == step
+        asked = _Questions(copy[now], seqs[now], positions[now], len(tokens), copies)
+        best.tried += _search(losses, asked, spaces_at, method, seed, best)
+        if step is not None:
+            commit(branches, step, best.routes[0, :, :, step].reshape(-1, lm.layers))
+    best.work = branches.work
+    return best
+
+
+@dataclass(frozen=True)
+class _Questions:
+    """Positions of texts of which there may be several copies; ascending by copy, text and position.
+
+    Attributes:
+        copies, seqs, positions: of each question.
+        texts: in one copy.
+        number: of copies.
+    """
+
+    copies: Int64[np.ndarray, " question"]
+    seqs: Int64[np.ndarray, " question"]
+    positions: Int64[np.ndarray, " question"]
+    texts: int
+    number: int
+
+
+class _Losses:
+    """Losses of routes that are each at their own text and position.
+
+    Args:
+        branches: the texts, or copies of them one after the other.
+        wanted: what is minimised and what is reported.
+        objective: which is which.
+    """
+
+    def __init__(self, branches: Branches, wanted: Columns, objective: Objective) -> None:
+        self.branches, self.wanted = branches, wanted
+        self.minimised = wanted.names.index(objective.minimises)
+        self.reported = wanted.names.index(objective.scored_on)
+
+    @torch.no_grad()
+    def __call__(
+        self, asked: _Questions, rows: Int64[np.ndarray, " row"], routes: Int8[np.ndarray, "row layer"]
+    ) -> Float32[np.ndarray, "row column"]:
+        """Every column's loss of each route, for the questions in these rows."""
+        head, made = self.branches.lm.head, []
+        seqs, positions = asked.seqs[rows], asked.positions[rows]
+        texts = asked.copies[rows] * asked.texts + seqs
+        for part, hidden in self.branches.scattered(texts, positions, routes):
+            normed = head.norm(hidden.float())
+            at = tuple(torch.from_numpy(each[part]).to(normed.device) for each in (seqs, positions))
+            linear = torch.einsum("rh,rhc->rc", normed, self.wanted.vectors[at]) + self.wanted.bias[at]
+            made.append(whole(head, normed)[:, None] - linear)
+        return refuse_nan(torch.cat(made)).cpu().numpy()
+
+
+def _search(
+    losses: _Losses,
+    asked: _Questions,
+    spaces_at: Sequence[Sequence[Space]],
+    method: tuple[str, int],
+    seed: int,
+    best: Best,
+) -> int:
+    """Search the questions in all their spaces and write what is best; returns how many routes were tried."""
+    name, number = method
+    tried = Tried(lambda rows, routes: losses(asked, rows, routes)[:, losses.minimised], best.routes.shape[-1])
+    tasks = []
+    for group in range(len(spaces_at[0])):
+        own = np.flatnonzero(asked.copies == group) if asked.number > 1 else np.arange(len(asked.seqs))
+        for space in {spaces_at[p][group] for p in asked.positions[own].tolist()}:
+            inside = [spaces_at[p][group] == space for p in asked.positions[own].tolist()]
+            tasks.append((group, space, own[inside]))
+    draw = [np.random.default_rng([seed, group]) for group, _, _ in tasks]
+    answer([METHODS[name].search(space, rows, number, d) for (_, space, rows), d in zip(tasks, draw)], tried)
+    for group, space, rows in tasks:
+        routes, margin = tried.best(space, rows)
+        at = 0, group, asked.seqs[rows], asked.positions[rows]
+        best.routes[at], best.margin_nats[at] = routes, margin
+        best.loss_nats[at] = losses(asked, rows, routes)[:, losses.reported]
+    return len(tried.losses)

@@ -1,0 +1,297 @@
+"""Search that does not enumerate: which routes to try next, given the losses of those tried so far.
+
+A *question* is one position of one text; many are searched in lockstep. A method is a generator over a space and some
+questions: it yields the routes that it wants to know, each with its question, and is sent their losses. `answer` runs
+several side by side (one for each budget), joins what they ask, and never evaluates a route of a question twice.
+
+| method | tries | its number |
+|---|---|---|
+| `descent-R` | greedily from all big and all small into the space, then the best neighbour while it is better | random starts |
+| `beam-W` | the W best beginnings, each completed by the last route in order (as big as the budget allows) | width |
+| `mcts-N` | Monte-Carlo tree search over the layers, random completions (Dr.LLM, arXiv 2510.12773) | simulations |
+| `surrogate-N` | the best routes of a quadratic function fitted to random ones | random routes; half as many are then tried |
+
+Neighbours differ in one layer, or, under a budget, also by two layers that exchange their choices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int8, Int64
+
+from ..routes import BIG, Space
+from .leaves import TIE_NATS
+
+Request = tuple[Int64[np.ndarray, " row"], Int8[np.ndarray, "row layer"]]
+"""Questions and routes, row by row."""
+Search = Generator[Request, Float[np.ndarray, " row"], None]
+Score = Callable[[Int64[np.ndarray, " row"], Int8[np.ndarray, "row layer"]], Float[np.ndarray, " row"]]
+"""Losses of routes; rows come in ascending order and without repetition."""
+
+
+class Tried:
+    """The routes tried for each question, with their losses; each is scored once.
+
+    Attributes:
+        questions, routes, losses: of all that was tried, ascending by question, then by route.
+    """
+
+    def __init__(self, score: Score, layers: int) -> None:
+        self.score = score
+        self.questions, self.losses = np.zeros(0, np.int64), np.zeros(0)
+        self.routes = np.zeros((0, layers), np.int8)
+        self._keys = _keys(self.questions, self.routes)
+
+    def __call__(
+        self, questions: Int64[np.ndarray, " row"], routes: Int8[np.ndarray, "row layer"]
+    ) -> Float[np.ndarray, " row"]:
+        """Losses of some routes."""
+        keys, first, inverse = np.unique(_keys(questions, routes), return_index=True, return_inverse=True)
+        places = np.searchsorted(self._keys, keys)
+        known = np.zeros(len(keys), bool)
+        inside = places < len(self._keys)
+        known[inside] = self._keys[places[inside]] == keys[inside]
+        new = first[~known]
+        if len(new):
+            at = places[~known]
+            self.losses = np.insert(self.losses, at, self.score(questions[new], routes[new]))
+            self.questions = np.insert(self.questions, at, questions[new])
+            self.routes = np.insert(self.routes, at, routes[new], axis=0)
+            self._keys = np.insert(self._keys, at, keys[~known])
+        return self.losses[np.searchsorted(self._keys, keys)][inverse]
+
+    def best(
+        self, space: Space, questions: Int64[np.ndarray, " question"]
+    ) -> tuple[Int8[np.ndarray, "question layer"], Float[np.ndarray, " question"]]:
+        """The best route tried in a space for each of some (ascending) questions, ties as `TIE_NATS` says, and how much
+        worse the second best is; inf where there is none.
+
+        Raises:
+            ValueError: a question for which no route of the space was tried.
+        """
+        inside = space.contains(self.routes) & np.isin(self.questions, questions)
+        of, routes, losses = self.questions[inside], self.routes[inside], self.losses[inside]
+        found, begins = np.unique(of, return_index=True)
+        if len(found) < len(questions):
+            raise ValueError(f"no route of {space} was tried for {len(questions) - len(found)} positions")
+        order = np.lexsort((losses, of))
+        lowest = losses[order[begins]]
+        alone = np.diff(np.append(begins, len(of))) == 1
+        second = np.where(alone, np.inf, losses[order[np.minimum(begins + 1, len(of) - 1)]])
+        tied = losses <= lowest[np.searchsorted(found, of)] + TIE_NATS
+        rank = np.lexsort(((routes == BIG).sum(1), ~tied, of))  # rows ascend by route, which lexsort keeps
+        return routes[rank[begins]], second - lowest
+
+
+def _keys(questions: np.ndarray, routes: np.ndarray) -> np.ndarray:
+    """Bytes that order as question, then route do, and do not end in a zero byte, which numpy would drop."""
+    joined = np.concatenate([questions.astype(">u8")[:, None].view(np.uint8), (routes + 1).astype(np.uint8)], axis=1)
+    return np.ascontiguousarray(joined).view(f"S{joined.shape[1]}").reshape(-1)
+
+
+def answer(searches: Sequence[Search], tried: Tried) -> None:
+    """Run searches side by side until all are done; what they found is in `tried`."""
+    asking = [(search, request) for search in searches if (request := next(search, None)) is not None]
+    while asking:
+        losses = tried(
+            np.concatenate([questions for _, (questions, _) in asking]),
+            np.concatenate([routes for _, (_, routes) in asking]),
+        )
+        sizes = np.cumsum([len(questions) for _, (questions, _) in asking])[:-1]
+        going = []
+        for (search, _), part in zip(asking, np.split(losses, sizes)):
+            with suppress(StopIteration):
+                going.append((search, search.send(part)))
+        asking = going
+
+
+def neighbours(space: Space, routes: Int8[np.ndarray, "row layer"]) -> tuple[np.ndarray, np.ndarray]:
+    """Routes that differ in one layer, or by an exchange of two; int8 `[row, neighbour, layer]`, and which of them are in
+    the space or nearer to it, bool `[row, neighbour]`."""
+    rows, layers = routes.shape
+    found, allowed = [], np.array(space.allowed, np.int8)
+    for layer in range(layers):
+        for step in range(1, len(allowed)):
+            flipped = routes.copy()
+            flipped[:, layer] = allowed[(np.searchsorted(allowed, routes[:, layer]) + step) % len(allowed)]
+            found.append(flipped)
+    if space.big is not None or space.skip is not None:
+        for one in range(layers):
+            for other in range(one):
+                swapped = routes.copy()
+                swapped[:, [one, other]] = routes[:, [other, one]]
+                found.append(swapped)
+    made = np.stack(found, 1) if found else np.zeros((rows, 0, layers), np.int8)
+    excess = space.excess(made)
+    return made, ((excess == 0) | (excess < space.excess(routes)[:, None])) & (made != routes[:, None]).any(-1)
+
+
+def descent(
+    space: Space, questions: Int64[np.ndarray, " question"], restarts: int, draw: np.random.Generator
+) -> Search:
+    """See the module; Differs from plain one-flip descent where a budget forbids flips."""
+    whole = np.array(space.allowed[::-1][:2], np.int8)[:, None].repeat(space.layers, 1)
+    starts = np.concatenate([whole, space.completed(np.zeros((restarts, 0), np.int8), draw)])
+    of, routes = questions.repeat(len(starts)), np.tile(starts, (len(questions), 1))
+    inside = space.excess(routes) == 0
+    losses = np.full(len(of), np.inf)
+    losses[inside] = yield of[inside], routes[inside]
+    while len(of):
+        near, open_ = neighbours(space, routes)
+        row, column = open_.nonzero()
+        around = np.full(open_.shape, np.inf)
+        around[row, column] = yield of[row], near[row, column]
+        best = around.argmin(1)
+        lowest = around[np.arange(len(of)), best]
+        moves = (lowest < losses) & np.isfinite(lowest)
+        of, routes = of[moves], near[moves, best[moves]]
+        losses = np.where(space.excess(routes) == 0, lowest[moves], np.inf)
+
+
+def beam(space: Space, questions: Int64[np.ndarray, " question"], width: int, draw: np.random.Generator) -> Search:
+    """See the module; as wide as the space it is exact."""
+    of, taken = questions, np.zeros((len(questions), 0), np.int8)
+    allowed = np.array(space.allowed, np.int8)
+    for _ in range(space.layers):
+        row, choice = space.ways(taken).nonzero()
+        of, taken = of[row], np.concatenate([taken[row], allowed[choice][:, None]], axis=1)
+        losses = yield of, space.completed(taken)
+        order = np.lexsort((losses, of))
+        of, taken = of[order], taken[order]
+        kept = np.arange(len(of)) - np.searchsorted(of, of) < width
+        of, taken = of[kept], taken[kept]
+
+
+def mcts(
+    space: Space, questions: Int64[np.ndarray, " question"], simulations: int, draw: np.random.Generator
+) -> Search:
+    """See the module: selection by upper confidence bound (constant sqrt 2, losses scaled to the range seen so far), one
+    new node and one random completion a simulation (the same draws for all questions), the mean of losses passed up."""
+    many, choices, layers = len(questions), len(space.allowed), space.layers
+    allowed, every = np.array(space.allowed, np.int8), np.arange(many)
+    child = np.zeros((many, simulations + 1, choices), np.int64)  # 0: not there yet; node 0 is the root
+    visits, sums = np.zeros((many, simulations + 1)), np.zeros((many, simulations + 1))
+    low, high = np.full(many, np.inf), np.full(many, -np.inf)
+    for number in range(1, simulations + 1):
+        node, path = np.zeros(many, np.int64), [np.zeros(many, np.int64)]
+        taken, growing = np.zeros((many, 0), np.int8), np.ones(many, bool)
+        for _ in range(layers):
+            ways = space.ways(taken)
+            below = child[every, node]
+            seen, count = visits[every[:, None], below] * (below > 0), visits[every, node][:, None]
+            mean = sums[every[:, None], below] / np.maximum(seen, 1)
+            gain = (high[:, None] - mean) / np.maximum(high - low, 1e-9)[:, None]
+            bound = np.where(seen > 0, gain + np.sqrt(2 * np.log(np.maximum(count, 1)) / np.maximum(seen, 1)), 1e9)
+            bound = np.where(growing[:, None], bound + draw.random(choices) * 1e-9, draw.random(choices) * ways)
+            picked = np.where(ways > 0, bound, -np.inf).argmax(1)
+            fresh = growing & (child[every, node, picked] == 0)
+            child[every[fresh], node[fresh], picked[fresh]] = number
+            node = np.where(growing, child[every, node, picked], node)
+            path.append(np.where(growing, node, -1))
+            growing &= ~fresh
+            taken = np.concatenate([taken, allowed[picked][:, None]], axis=1)
+        losses = yield questions, taken
+        low, high = np.minimum(low, losses), np.maximum(high, losses)
+        for nodes in path:
+            on = nodes >= 0
+            visits[every[on], nodes[on]] += 1
+            sums[every[on], nodes[on]] += losses[on]
+
+
+def surrogate(
+    space: Space, questions: Int64[np.ndarray, " question"], samples: int, draw: np.random.Generator
+) -> Search:
+    """See the module: ridge regression on the choices and their pairs; its minimum is looked for by descent from four
+    random starts. Nothing where all samples are routes that the space holds."""
+    routes = space.completed(np.zeros((samples, 0), np.int8), draw)
+    losses = yield questions.repeat(samples), np.tile(routes, (len(questions), 1))
+    weights = fitted(space, routes, losses.reshape(len(questions), samples), pairs=True)
+    place = np.zeros(int(questions.max()) + 1, np.int64)
+    place[questions] = np.arange(len(questions))
+    guess = Tried(lambda q, r: np.einsum("rf,rf->r", features(space, r, pairs=True), weights[place[q]]), space.layers)
+    answer([descent(space, questions, 4, draw)], guess)
+    inside = space.excess(guess.routes) == 0
+    of, routes, losses = guess.questions[inside], guess.routes[inside], guess.losses[inside]
+    order = np.lexsort((losses, of))
+    of, routes = of[order], routes[order]
+    kept = np.arange(len(of)) - np.searchsorted(of, of) < max(1, samples // 4)
+    yield of[kept], routes[kept]
+
+
+def features(
+    space: Space, routes: Int8[np.ndarray, "route layer"], *, pairs: bool
+) -> Float[np.ndarray, "route feature"]:
+    """A constant, each layer's choice (one column for each allowed choice but the first, centred), and their products over
+    pairs of layers."""
+    of = (routes[..., None] == np.array(space.allowed[1:])).astype(float) - 1 / len(space.allowed)
+    parts = [np.ones((len(routes), 1)), of.reshape(len(routes), -1)]
+    if pairs:
+        parts += [
+            (of[:, one, :, None] * of[:, other, None]).reshape(len(routes), -1)
+            for one in range(space.layers)
+            for other in range(one)
+        ]
+    return np.concatenate(parts, axis=1)
+
+
+def fitted(
+    space: Space, routes: Int8[np.ndarray, "route layer"], losses: Float[np.ndarray, "question route"], *, pairs: bool
+) -> Float[np.ndarray, "question feature"]:
+    """Weights of the features that fit some losses best (ridge: 1e-3 of the number of routes for pairs)."""
+    matrix = features(space, routes, pairs=pairs)
+    single = 1 + space.layers * (len(space.allowed) - 1)
+    penalty = np.full(matrix.shape[1], 1e-3 * len(routes))
+    penalty[:single] = 1e-6 * len(routes)
+    return np.linalg.solve(matrix.T @ matrix + np.diag(penalty), matrix.T @ losses.T).T
+
+
+@dataclass(frozen=True)
+class Method:
+    """An entry of the table above.
+
+    Attributes:
+        search: the generator.
+        number: the method's number if none is given.
+        least: the least that it may be.
+        tries: about how many routes a question takes, from the space and the number.
+    """
+
+    search: Callable[..., Search]
+    number: int
+    least: int
+    tries: Callable[[Space, int], int]
+
+
+METHODS = {
+    "descent": Method(descent, 0, 0, lambda space, n: (2 + n) * space.layers**2 * (len(space.allowed) - 1)),
+    "beam": Method(beam, 32, 1, lambda space, n: n * space.layers * len(space.allowed)),
+    "mcts": Method(mcts, 200, 1, lambda space, n: n),
+    "surrogate": Method(surrogate, 160, 4, lambda space, n: n + n // 4),
+}
+AUTO_EXHAUSTIVE = 20_000
+"""Routes up to which `auto` enumerates."""
+
+
+def parse(text: str, space: Space) -> tuple[str, int]:
+    """Name and number of a method, for example `("random", 100)` of `"random-100"`; `auto` becomes the one it stands for.
+
+    Raises:
+        ValueError: an unknown method, or a number that it cannot have.
+    """
+    if text == "auto":
+        text = "exhaustive" if space.count() <= AUTO_EXHAUSTIVE else "descent"
+    name, dash, number = text.partition("-")
+    least = {"random": 1, **{known: method.least for known, method in METHODS.items()}}.get(name)
+    if text == "exhaustive":
+        return name, 0
+    wrong = (dash or name == "random") and not (number.isdigit() and int(number) >= (least or 0))
+    if least is None or wrong:
+        raise ValueError(
+            f"method {text!r}: allowed are auto, exhaustive and random-K, for example random-100; descent, beam, mcts and"
+            " surrogate, each with or without a number, for example beam-32"
+        )
+    return name, int(number) if dash else METHODS[name].number
