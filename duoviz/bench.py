@@ -122,18 +122,20 @@ def _oracle(lm: LanguageModel, tokens: Tokens, rounds: int) -> Iterator[Row]:
     yield Row(f"K/V cache expanded to {EXPANDED} branches", 1e3 * other, "ms", other / own, "oracle")
     rate = sum(2 * a * b * c for a, b, c in _shapes(products)) / gemm
     yield Row("matrix products at the trie's shapes", rate / 1e9, "GFLOP/s")
-    work = _work(lm, tokens, trie)
+    work = _work(lm, tokens)
     yield Row("trie with bounded head", work / 1e9, "GFLOP", own / (work / rate), "limit: FLOPs / product rate")
 
 
-def _work(lm: LanguageModel, tokens: Tokens, trie: Trie) -> float:
+def _work(lm: LanguageModel, tokens: Tokens) -> float:
     """FLOPs of one token with the head that bounds."""
-    searched = oracle.search(lm, tokens[:1].cut(2), routes.Space(lm.layers, "SB"), context="reference:big")
-    assert searched.effort is not None, "a search counts"
-    columns = SUBSET + (lm.vocab - SUBSET) // BUNDLE
-    head = 2.0 * lm.model.config.hidden_size * len(trie.routes)
-    attended = 4 * lm.model.config.hidden_size * sum(len(parents) for parents in trie.parents[:-1])
-    return searched.effort.flops - head * (lm.vocab - columns) + attended * tokens.ids.shape[1] / 2
+    space = routes.Space(lm.layers, "SB")
+    whole = oracle.estimate(lm, tokens, space, context="reference:big") / tokens.scored.sum()
+    return float(whole - 2 * lm.model.config.hidden_size * space.count() * (lm.vocab - _bounding(lm)))
+
+
+def _bounding(lm: LanguageModel) -> int:
+    """Columns of the head that bounds."""
+    return SUBSET + (lm.vocab - SUBSET) // BUNDLE
 
 
 def _products(lm: LanguageModel, trie: Trie, *, texts: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -147,7 +149,7 @@ def _products(lm: LanguageModel, trie: Trie, *, texts: int) -> Iterator[tuple[to
         shapes = [(above, d, d)] * 4 + [shape for n, f in ffns for shape in ((n, d, f), (n, d, f), (n, f, d))]
         for n, inner, outer in shapes:
             yield make(texts * int(n), inner), make(inner, outer)
-    yield make(texts * len(trie.routes), d), make(d, SUBSET + (lm.vocab - SUBSET) // BUNDLE)
+    yield make(texts * len(trie.routes), d), make(d, _bounding(lm))
 
 
 def _shapes(products: list[tuple[torch.Tensor, torch.Tensor]]) -> list[tuple[int, int, int]]:
@@ -190,9 +192,7 @@ def _last(tokens: Tokens) -> np.ndarray:
 
 def _memory(folder: str) -> Row:
     """Largest memory of a process of its own that searches the last position of 16 texts of 256 tokens."""
-    code = (
-        "import sys; from duoviz import bench; print(bench.largest_memory(sys.argv[1]))"  # what imports take included
-    )
+    code = "import sys; from duoviz import bench; print(bench.largest_memory(sys.argv[1]))"
     done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, check=True)
     return Row("memory of a search in 16 texts x 256 tokens", float(done.stdout) / 2**30, "GiB")
 

@@ -247,7 +247,7 @@ class Space:
         return np.isin(routes, self.allowed).all(-1) & (self.excess(routes) == 0)
 
     def excess(self, routes: Int8[np.ndarray, "*any layer"]) -> Int64[np.ndarray, " *any"]:
-        """How many layers must at least change their choice before each route meets the budgets; 0 inside the space."""
+        """How far the numbers of big and of skipped layers are from their budgets, added up; 0 where both are met."""
         total = np.zeros(routes.shape[:-1], np.int64)
         for budget, choice in zip(self.budgets, (BIG, SKIP)):
             counts = (routes == choice).sum(-1)

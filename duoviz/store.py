@@ -85,7 +85,7 @@ class Store:
             if path.stat().st_mtime >= self.since:
                 with np.load(path) as kept:
                     return dict(kept)
-        except (OSError, ValueError, BadZipFile):
+        except (OSError, ValueError, EOFError, BadZipFile):
             pass  # not there, or damaged: compute it
         made = compute()
         partial = path.with_name(f"{path.name}.{os.getpid()}.partial")

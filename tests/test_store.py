@@ -229,9 +229,12 @@ def test_parts_are_kept_until_the_whole_is_written(tmp_path):
         store.cached(request, lambda: whole(fails=True))
     kept = sorted(tmp_path.glob("*.parts/*"))
     assert [path.name for path in kept] == ["1.npz", "2.npz"]
-    kept[1].write_bytes(b"cut short")
+    for damaged in (b"cut short", b""):
+        kept[1].write_bytes(damaged)
+        with pytest.raises(KeyboardInterrupt):
+            store.cached(request, lambda: whole(fails=True))
     found = store.cached(request, whole)["t"]["x"].tolist()
-    assert (found, made) == ([1, 1, 1, 2, 2, 2], [1, 2, 2])
+    assert (found, made) == ([1, 1, 1, 2, 2, 2], [1, 2, 2, 2])
     assert not list(tmp_path.glob("*.parts"))
 
 

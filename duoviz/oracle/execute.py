@@ -16,7 +16,7 @@ from .cost import flops
 from .guided import guided
 from .methods import METHODS
 from .objectives import Objective
-from .passes import Best, Group, Setting, left_to_right, uniform
+from .passes import Best, Group, Way, left_to_right, uniform
 
 Part = dict[str, np.ndarray]
 Keep = Callable[[str, Callable[[], Part]], Part]
@@ -33,11 +33,7 @@ def execute(
     tokens: Tokens,
     spaces_at: Sequence[Sequence[Space]],
     objectives: Sequence[Objective],
-    *,
-    context: str,
-    method: tuple[str, int],
-    setting: Setting,
-    seed: int,
+    way: Way,
     keep: Keep,
 ) -> tuple[Best, Effort]:
     """The best route in every space at every position for every objective.
@@ -45,27 +41,22 @@ def execute(
     A part is a batch of texts; under `committed`, where each space and objective has its own history, also one of these.
 
     Args:
-        lm, tokens, context, setting, seed: as in `duoviz.oracle.search`.
+        lm, tokens: as in `duoviz.oracle.search`.
         spaces_at: each position's spaces, as many for all.
         objectives: what to minimise.
-        method: name and number.
+        way: how.
         keep: see `Keep`.
     """
-    split = context == "committed" and method[0] not in METHODS
-    searched = list(range(len(spaces_at[0])))
-    best = Best.empty(len(objectives), len(searched), tokens, lm.layers)
-    total = np.zeros(3)
-    alone = split or method[0] in METHODS
-    for rows in lm.batches(tokens, setting.batch_size):
-        part = tokens[rows]
-        for goals in [[o] for o in range(len(objectives))] if alone else [list(range(len(objectives)))]:
-            for groups in [[g] for g in searched] if split else [searched]:
-                wanted = [[spaces[g] for g in groups] for spaces in spaces_at]
-                compute = partial(
-                    _part, lm, part, wanted, [objectives[o] for o in goals], context, method, setting, seed
-                )
-                made = keep(f"{rows.start}-{setting.batch_size}-{goals[0]}-{groups[0]}", compute)
-                at = np.ix_(goals, groups, range(len(tokens))[rows])
+    committed, guides = way.context == "committed", way.method[0] in METHODS
+    goals, groups = range(len(objectives)), range(len(spaces_at[0]))
+    best, total = Best.empty(len(goals), len(groups), tokens, lm.layers), np.zeros(3)
+    for rows in lm.batches(tokens, way.setting.batch_size):
+        for some_goals in [[o] for o in goals] if committed or guides else [list(goals)]:
+            for some in [[g] for g in groups] if committed and not guides else [list(groups)]:
+                wanted = [[spaces[g] for g in some] for spaces in spaces_at]
+                compute = partial(_part, lm, tokens[rows], wanted, [objectives[o] for o in some_goals], way)
+                made = keep(f"{rows.start}-{way.setting.batch_size}-{some_goals[0]}-{some[0]}", compute)
+                at = np.ix_(some_goals, some, range(len(tokens))[rows])
                 for field in ("routes", "loss_nats", "margin_nats"):
                     getattr(best, field)[at] = made[field]
                 total += made["effort"]
@@ -77,22 +68,19 @@ def _part(
     tokens: Tokens,
     spaces_at: Sequence[Sequence[Space]],
     objectives: Sequence[Objective],
-    context: str,
-    method: tuple[str, int],
-    setting: Setting,
-    seed: int,
+    way: Way,
 ) -> Part:
     """One batch of texts: routes, losses and margins as of `Best`, and routes tried, FLOPs and seconds."""
     began = time.monotonic()
-    if method[0] in METHODS:
-        best = guided(lm, tokens, spaces_at, objectives[0], context=context, setting=setting, method=method, seed=seed)
+    if way.method[0] in METHODS:
+        best = guided(lm, tokens, spaces_at, objectives[0], way)
     else:
-        groups = {row: _groups(row, method, seed) for row in set(map(tuple, spaces_at))}
+        groups = {row: _groups(row, way) for row in set(map(tuple, spaces_at))}
         groups_at = [groups[tuple(row)] for row in spaces_at]
-        if context == "uniform":
-            best = uniform(lm, tokens, groups_at[0], setting)
+        if way.context == "uniform":
+            best = uniform(lm, tokens, groups_at[0], way.setting)
         else:
-            best = left_to_right(lm, tokens, groups_at, objectives, context=context, setting=setting)
+            best = left_to_right(lm, tokens, groups_at, objectives, context=way.context, setting=way.setting)
     return {
         "routes": best.routes,
         "loss_nats": best.loss_nats,
@@ -101,11 +89,11 @@ def _part(
     }
 
 
-def _groups(spaces: Sequence[Space], method: tuple[str, int], seed: int) -> list[Group]:
-    """The candidates of a method in every space, as leaves of one trie."""
-    name, number = method
+def _groups(spaces: Sequence[Space], way: Way) -> list[Group]:
+    """The candidates in every space, as leaves of one trie."""
+    name, number = way.method
     if name == "random":
-        groups = [Group.whole(Trie(space.sample(min(number, space.count()), seed=seed))) for space in spaces]
+        groups = [Group.whole(Trie(space.sample(min(number, space.count()), seed=way.seed))) for space in spaces]
     else:
         groups = [_space_group(space) for space in spaces]
     return groups if len(groups) == 1 else _joined(groups)

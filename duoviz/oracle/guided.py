@@ -16,7 +16,7 @@ from ..routes import Space
 from .leaves import refuse_nan, whole
 from .methods import METHODS, Tried, answer
 from .objectives import Columns, Objective, columns
-from .passes import Best, Setting, branches_in, commit
+from .passes import Best, Way, branches_in, commit
 
 
 def guided(
@@ -24,11 +24,7 @@ def guided(
     tokens: Tokens,
     spaces_at: Sequence[Sequence[Space]],
     objective: Objective,
-    *,
-    context: str,
-    setting: Setting,
-    method: tuple[str, int],
-    seed: int,
+    way: Way,
 ) -> Best:
     """The best route found in every space at every position. `spaces_at` lists each position's spaces.
 
@@ -36,16 +32,16 @@ def guided(
     space has its own history: a copy of the texts.
     """
     best = Best.empty(1, len(spaces_at[0]), tokens, lm.layers)
-    committed = context == "committed"
+    committed = way.context == "committed"
     copies = len(spaces_at[0]) if committed else 1
-    branches = branches_in(lm, np.tile(tokens.ids, (copies, 1)), context, setting)
+    branches = branches_in(lm, np.tile(tokens.ids, (copies, 1)), way.context, way.setting)
     losses = _Losses(branches, columns(lm, tokens, tuple({objective.minimises, objective.scored_on})), objective)
     seqs, positions = (np.tile(each, copies) for each in tokens.scored.nonzero())
     copy = np.arange(copies).repeat(int(tokens.scored.sum()))
     for step in range(tokens.scored.shape[1]) if committed else [None]:
         now = slice(None) if step is None else positions == step
         asked = _Questions(copy[now], seqs[now], positions[now], len(tokens), copies)
-        best.tried += _search(losses, asked, spaces_at, method, seed, best)
+        best.tried += _search(losses, asked, spaces_at, way, best)
         if step is not None:
             commit(branches, step, best.routes[0, :, :, step].reshape(-1, lm.layers))
     best.work = branches.work
@@ -103,12 +99,11 @@ def _search(
     losses: _Losses,
     asked: _Questions,
     spaces_at: Sequence[Sequence[Space]],
-    method: tuple[str, int],
-    seed: int,
+    way: Way,
     best: Best,
 ) -> int:
     """Search the questions in all their spaces and write what is best; returns how many routes were tried."""
-    name, number = method
+    name, number = way.method
     tried = Tried(lambda rows, routes: losses(asked, rows, routes)[:, losses.minimised], best.routes.shape[-1])
     tasks = []
     for group in range(len(spaces_at[0])):
@@ -116,7 +111,7 @@ def _search(
         for space in {spaces_at[p][group] for p in asked.positions[own].tolist()}:
             inside = [spaces_at[p][group] == space for p in asked.positions[own].tolist()]
             tasks.append((group, space, own[inside]))
-    draw = [np.random.default_rng([seed, group]) for group, _, _ in tasks]
+    draw = [np.random.default_rng([way.seed, group]) for group, _, _ in tasks]
     answer([METHODS[name].search(space, rows, number, d) for (_, space, rows), d in zip(tasks, draw)], tried)
     for group, space, rows in tasks:
         routes, margin = tried.best(space, rows)

@@ -9,7 +9,7 @@ several side by side (one for each budget), joins what they ask, and never evalu
 | `descent-R` | greedily from all big and all small into the space, then the best neighbour while it is better | random starts |
 | `beam-W` | the W best beginnings, each completed by the last route in order (as big as the budget allows) | width |
 | `mcts-N` | Monte-Carlo tree search over the layers, random completions (Dr.LLM, arXiv 2510.12773) | simulations |
-| `surrogate-N` | the best routes of a quadratic function fitted to random ones | random routes; half as many are then tried |
+| `surrogate-N` | the best routes of a quadratic function fitted to random ones | random routes; a quarter as many follow |
 
 Neighbours differ in one layer, or, under a budget, also by two layers that exchange their choices.
 """
@@ -133,7 +133,7 @@ def neighbours(space: Space, routes: Int8[np.ndarray, "row layer"]) -> tuple[np.
 def descent(
     space: Space, questions: Int64[np.ndarray, " question"], restarts: int, draw: np.random.Generator
 ) -> Search:
-    """See the module; Differs from plain one-flip descent where a budget forbids flips."""
+    """See the module. Under a free budget this is one-flip descent."""
     whole = np.array(space.allowed[::-1][:2], np.int8)[:, None].repeat(space.layers, 1)
     starts = np.concatenate([whole, space.completed(np.zeros((restarts, 0), np.int8), draw)])
     of, routes = questions.repeat(len(starts)), np.tile(starts, (len(questions), 1))
@@ -205,14 +205,14 @@ def mcts(
 def surrogate(
     space: Space, questions: Int64[np.ndarray, " question"], samples: int, draw: np.random.Generator
 ) -> Search:
-    """See the module: ridge regression on the choices and their pairs; its minimum is looked for by descent from four
-    random starts. Nothing where all samples are routes that the space holds."""
+    """See the module: ridge regression on the choices and their pairs; its minimum is looked for by descent with
+    four random starts."""
     routes = space.completed(np.zeros((samples, 0), np.int8), draw)
     losses = yield questions.repeat(samples), np.tile(routes, (len(questions), 1))
-    weights = fitted(space, routes, losses.reshape(len(questions), samples), pairs=True)
+    weights = fitted(space, routes, losses.reshape(len(questions), samples))
     place = np.zeros(int(questions.max()) + 1, np.int64)
     place[questions] = np.arange(len(questions))
-    guess = Tried(lambda q, r: np.einsum("rf,rf->r", features(space, r, pairs=True), weights[place[q]]), space.layers)
+    guess = Tried(lambda q, r: np.einsum("rf,rf->r", features(space, r), weights[place[q]]), space.layers)
     answer([descent(space, questions, 4, draw)], guess)
     inside = space.excess(guess.routes) == 0
     of, routes, losses = guess.questions[inside], guess.routes[inside], guess.losses[inside]
@@ -222,27 +222,23 @@ def surrogate(
     yield of[kept], routes[kept]
 
 
-def features(
-    space: Space, routes: Int8[np.ndarray, "route layer"], *, pairs: bool
-) -> Float[np.ndarray, "route feature"]:
+def features(space: Space, routes: Int8[np.ndarray, "route layer"]) -> Float[np.ndarray, "route feature"]:
     """A constant, each layer's choice (one column for each allowed choice but the first, centred), and their products over
     pairs of layers."""
     of = (routes[..., None] == np.array(space.allowed[1:])).astype(float) - 1 / len(space.allowed)
-    parts = [np.ones((len(routes), 1)), of.reshape(len(routes), -1)]
-    if pairs:
-        parts += [
-            (of[:, one, :, None] * of[:, other, None]).reshape(len(routes), -1)
-            for one in range(space.layers)
-            for other in range(one)
-        ]
-    return np.concatenate(parts, axis=1)
+    pairs = [
+        (of[:, one, :, None] * of[:, other, None]).reshape(len(routes), -1)
+        for one in range(space.layers)
+        for other in range(one)
+    ]
+    return np.concatenate([np.ones((len(routes), 1)), of.reshape(len(routes), -1), *pairs], axis=1)
 
 
 def fitted(
-    space: Space, routes: Int8[np.ndarray, "route layer"], losses: Float[np.ndarray, "question route"], *, pairs: bool
+    space: Space, routes: Int8[np.ndarray, "route layer"], losses: Float[np.ndarray, "question route"]
 ) -> Float[np.ndarray, "question feature"]:
     """Weights of the features that fit some losses best (ridge: 1e-3 of the number of routes for pairs)."""
-    matrix = features(space, routes, pairs=pairs)
+    matrix = features(space, routes)
     single = 1 + space.layers * (len(space.allowed) - 1)
     penalty = np.full(matrix.shape[1], 1e-3 * len(routes))
     penalty[:single] = 1e-6 * len(routes)

@@ -53,6 +53,21 @@ class Setting:
 
 
 @dataclass(frozen=True)
+class Way:
+    """How a search goes about it.
+
+    Attributes:
+        context, setting, seed: as in `duoviz.oracle.search`.
+        method: name and number (see `duoviz.oracle.methods.parse`).
+    """
+
+    context: str
+    method: tuple[str, int]
+    setting: Setting
+    seed: int
+
+
+@dataclass(frozen=True)
 class Group:
     """The routes that compete with each other at a position.
 

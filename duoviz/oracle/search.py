@@ -19,7 +19,7 @@ from .execute import Keep, compute_all, execute, space_trie
 from .leaves import leaf_losses
 from .methods import METHODS, parse
 from .objectives import Objective, columns, sample_targets
-from .passes import Setting, reference_routes
+from .passes import Setting, Way, reference_routes
 
 
 def search(
@@ -64,17 +64,7 @@ def search(
     check_cost(max(estimate(lm, tokens, each, context=context, method=method) for each in kinds), setting.max_flops)
     if context == "uniform" and len(kinds) > 1:
         raise ValueError("context 'uniform' takes one space for all positions")
-    best, effort = execute(
-        lm,
-        tokens,
-        [[each] for each in spaces],
-        [goal],
-        context=context,
-        method=named,
-        setting=setting,
-        seed=seed,
-        keep=keep,
-    )
+    best, effort = execute(lm, tokens, [[each] for each in spaces], [goal], Way(context, named, setting, seed), keep)
     routes, loss = best.routes[0, 0], best.loss_nats[0, 0]
     return Found(
         routes=routes,
@@ -149,17 +139,8 @@ def survey(
     named = _check(lm, set(spaces), context, method, goals)
     flops = estimate_curve(lm, tokens, choices=choices, context=context, method=method)
     check_cost(flops * (len(goals) if context == "committed" else 1), setting.max_flops)
-    best, effort = execute(
-        lm,
-        tokens,
-        [spaces] * tokens.scored.shape[1],
-        goals,
-        context=context,
-        method=named,
-        setting=setting,
-        seed=seed,
-        keep=keep,
-    )
+    spaces_at = [spaces] * tokens.scored.shape[1]
+    best, effort = execute(lm, tokens, spaces_at, goals, Way(context, named, setting, seed), keep)
     names = {"nll": "oracle" if named[0] == "exhaustive" else method, "expected": "label-free"}
     made = {}
     for o, (text, goal) in enumerate(zip(objectives, goals)):
