@@ -62,7 +62,7 @@ def run(model: str, *, device: str = "auto", rounds: int = 3, say: Callable[[str
         rounds: how often both sides of a comparison are timed.
         say: is given each line as it is ready.
     """
-    study = Study(model=model, documents=4, length=64)
+    study = Study(model=model, documents=4, length=128)
     lm, tokens = load(study.folder, device=device), study.tokens("shipped-prose")
     rows = []
     for row in _rows(lm, tokens, study.folder, rounds):
@@ -164,8 +164,8 @@ def _multiply(products: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
 
 @torch.no_grad()
 def _expanded(lm: LanguageModel, tokens: Tokens) -> None:
-    """Losses of 512 routes of the last position: the usual way, a batch of so many with copies of the K/V cache."""
-    ids = torch.from_numpy(tokens.ids[:1]).to(lm.device)
+    """Losses of 512 routes of the middle position: the usual way, a batch of so many with copies of the K/V cache."""
+    ids = torch.from_numpy(tokens.ids[:1, : tokens.ids.shape[1] // 2]).to(lm.device)
     cache = DynamicCache(config=lm.model.config)
     lm.model(ids[:, :-2], past_key_values=cache, use_cache=True, logits_to_keep=1)
     cache.batch_repeat_interleave(EXPANDED)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,13 @@ from .attention import Lockstep, Prefix, Scattered, branch_attention
 from .trie import Trie, Work
 
 
+Rows = slice | Int64[Tensor, " row"]
+"""Rows of texts beside each other; a slice takes no copy."""
+CACHED = 2**20
+"""Numbers that an intermediate result holds at most where it can be cut: 4 MB in float32. Twice as many took up to six
+times as long: they leave the cache."""
+
+
 class _LeaveOut:
     """Routing that leaves the FFN out of a layer and keeps its input."""
 
@@ -26,15 +35,15 @@ class _LeaveOut:
 
     def at_ffn(self, ffn: DuoFFN, layer: int, x: Tensor) -> Tensor:
         self.ffn_input = x
-        return torch.zeros_like(x)
+        return x.new_zeros(()).expand_as(x)
 
     def at_layer_end(self, layer: int, before: Tensor, after: Tensor) -> Tensor:
         return after
 
     def outputs(
         self, ffn: DuoFFN, before: Tensor, skipped: Tensor, skip_scope: str
-    ) -> dict[int, Callable[[Tensor], Tensor]]:
-        """The layer's output under each choice, as a function of the rows `[row]` it is wanted for.
+    ) -> dict[int, Callable[[Rows], Tensor]]:
+        """The layer's output under each choice, as a function of the rows it is wanted for, `[row, hidden]`.
 
         Args:
             ffn: the layer's FFN.
@@ -43,12 +52,12 @@ class _LeaveOut:
             skip_scope: what a skip leaves out.
         """
         assert self.ffn_input is not None, "the layer has run"
-        x = self.ffn_input.reshape(before.shape)
-        untouched = before if skip_scope == "block" else skipped
+        x, untouched = self.ffn_input.reshape(before.shape).flatten(0, 1), (before if skip_scope == "block" else skipped)
+        without, untouched = skipped.flatten(0, 1), untouched.flatten(0, 1)
         return {
-            SKIP: lambda rows: untouched.index_select(1, rows),
-            SMALL: lambda rows: skipped.index_select(1, rows) + ffn.small(x.index_select(1, rows)),
-            BIG: lambda rows: skipped.index_select(1, rows) + ffn.big(x.index_select(1, rows)),
+            SKIP: lambda rows: untouched[rows],
+            SMALL: lambda rows: without[rows] + ffn.small(x[rows]),
+            BIG: lambda rows: without[rows] + ffn.big(x[rows]),
         }
 
 
@@ -94,19 +103,21 @@ class Branches:
     ) -> None:
         self.lm, self.width = lm, width
         self.layers: list[Any] = list(lm.model.decoder_layers)
-        cache = DynamicCache(config=lm.model.config)
+        self._piece = max(1, CACHED // getattr(lm.model.config, lm.model.family.width))
+        before = DynamicCache(config=lm.model.config)
+        _keep_freed_memory()
         with torch.no_grad(), _first_layer_call(self.layers[0]) as call:
             lm.model(
                 torch.from_numpy(ids).to(lm.device),
                 duo_routes=torch.from_numpy(routes).to(lm.device),
-                past_key_values=cache,
+                past_key_values=before,
                 use_cache=True,
                 logits_to_keep=1,
             )
         self.work = Work()
         self.inputs = call["hidden_states"]
         self._kwargs = {name: call[name] for name in ("position_embeddings", "position_ids") if name in call}
-        written: list[Any] = cache.layers
+        written: list[Any] = before.layers
         self.keys = [layer.keys.clone() for layer in written]
         self.values = [layer.values.clone() for layer in written]
 
@@ -198,17 +209,32 @@ class Branches:
         routing = _LeaveOut()
         skipped = self._run(level, positions, x, prefix, routing)
         outputs = routing.outputs(self.layers[level].duo_ffn, x, skipped, self.lm.model.config.skip_scope)
-        made = x.new_empty(len(x), len(parents), x.shape[-1])
+        made = x.new_empty(len(x) * len(parents), x.shape[-1])
         nodes, texts = x.shape[1], len(x)
         seen = int(torch.as_tensor(positions).sum()) * (nodes if len(positions) == 1 else 1)
         bigs, smalls = ((choices == choice).sum() for choice in (BIG, SMALL))
         self.work += Work(*(float(texts * number) for number in (nodes, seen, bigs, smalls)))
         for choice, output in outputs.items():
-            rows = np.flatnonzero(choices == choice)
-            if len(rows):
-                of = torch.from_numpy(parents[rows]).to(x.device)
-                made.index_copy_(1, torch.from_numpy(rows).to(x.device), output(of))
-        return made
+            children = np.flatnonzero(choices == choice)
+            to = _in_texts(children, len(parents), texts)
+            of = _in_texts(parents[children], nodes, texts)
+            for start in range(0, len(to), self._piece):
+                piece = slice(start, start + self._piece)
+                made[_rows(to[piece], x.device)] = output(_rows(of[piece], x.device))
+        return made.view(texts, len(parents), -1)
+
+
+def _in_texts(rows: Int64[np.ndarray, " row"], length: int, texts: int) -> Int64[np.ndarray, " rows"]:
+    """The same rows of each of several texts of some length."""
+    return (np.arange(texts)[:, None] * length + rows).reshape(-1)
+
+
+def _rows(rows: Int64[np.ndarray, " row"], device: torch.device) -> Rows:
+    """As a slice where they are evenly spaced."""
+    step = int(rows[1] - rows[0]) if len(rows) > 1 else 1
+    if step > 0 and (np.diff(rows) == step).all():
+        return slice(int(rows[0]), int(rows[-1]) + 1, step)
+    return torch.from_numpy(rows).to(device)
 
 
 @torch.no_grad()
@@ -222,7 +248,6 @@ def uniform_leaves(
         lm.model(torch.from_numpy(ids).to(lm.device), use_cache=False, logits_to_keep=1)
     x = call.pop("hidden_states")
     call.pop("duo_routing", None)
-    everyone = torch.arange(ids.shape[1], device=lm.device)
 
     def below(level: int, node: int, x: Tensor) -> Iterator[tuple[int, Tensor]]:
         if level == len(layers):
@@ -232,9 +257,22 @@ def uniform_leaves(
         skipped = layers[level](x, duo_routing=routing, **call)
         outputs = routing.outputs(layers[level].duo_ffn, x, skipped, scope)
         for child in range(int(trie.children[level][node]), int(trie.children[level][node + 1])):
-            yield from below(level + 1, child, outputs[int(trie.choices[level][child])](everyone))
+            yield from below(level + 1, child, outputs[int(trie.choices[level][child])](slice(None)).view(x.shape))
 
     yield from below(0, 0, x)
+
+
+@cache
+def _keep_freed_memory() -> None:
+    """Let the C library keep what is freed, for the whole process.
+
+    Layer after layer the trie takes and frees blocks of some MB. Where those go back to the system each time, a fifth of a
+    search is spent on having them mapped and cleared again.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc has it
+    if mallopt is not None:
+        for parameter in (-1, -3):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+            mallopt(parameter, 2**30)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from ..branching import Branches, Trie
+from ..branching import CACHED, Branches, Trie
 from ..model import Head
 from .objectives import Columns
 
@@ -25,14 +25,12 @@ TIE_NATS = 1e-6
 """Routes whose losses differ by less are equal: the one with fewer big layers, then the first in order, is taken."""
 HEAD_ROWS = 512
 """Leaves whose logits exist at one time: 8 MB at a vocabulary of 4,096, which stays in cache; half the time of 2,048."""
-SUBSET = 256
+SUBSET = 128
 """Tokens that a bound counts one by one."""
 BUNDLE = 32
 """Tokens that a bound counts together."""
-PROMISING = 8
+PROMISING = 2
 """Leaves of a contest that are finished before any bound is compared; two at least, for the margin."""
-CACHED = 2**21
-"""Logits of bounds that exist at one time: 8 MB in float32."""
 
 Contest = tuple[int, Int64[np.ndarray, " _"]]
 """Leaves that compete with each other, and the column in which they do."""
@@ -58,7 +56,7 @@ def leaf_losses(
         bound = _Bound(head, wanted.big[:, position], contests)
     made = vectors.new_empty(len(vectors), len(trie.routes), vectors.shape[-1])
     for rows, hidden in branches.leaves(position, trie):
-        normed = head.norm(hidden.float())
+        normed = torch.cat([head.norm(part.float()) for part in hidden.split(max(1, CACHED // (len(hidden) * hidden.shape[-1])), 1)], 1)
         linear = normed @ vectors + bias[:, None]
         if bound is None:
             lse = whole(head, normed.reshape(-1, normed.shape[-1])).view(linear.shape[:2])
