@@ -19,7 +19,6 @@ from ..routes import BIG, SKIP, SMALL
 from .attention import Lockstep, Prefix, Scattered, branch_attention
 from .trie import Trie, Work
 
-
 Rows = slice | Int64[Tensor, " row"]
 """Rows of texts beside each other; a slice takes no copy."""
 CACHED = 2**20
@@ -52,7 +51,10 @@ class _LeaveOut:
             skip_scope: what a skip leaves out.
         """
         assert self.ffn_input is not None, "the layer has run"
-        x, untouched = self.ffn_input.reshape(before.shape).flatten(0, 1), (before if skip_scope == "block" else skipped)
+        x, untouched = (
+            self.ffn_input.reshape(before.shape).flatten(0, 1),
+            (before if skip_scope == "block" else skipped),
+        )
         without, untouched = skipped.flatten(0, 1), untouched.flatten(0, 1)
         return {
             SKIP: lambda rows: untouched[rows],
