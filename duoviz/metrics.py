@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Int8, Int64
-from scipy.special import gammaln
+from jaxtyping import Bool, Float, Int8
 from scipy.stats import bootstrap
 
 from .routes import BIG
@@ -304,57 +303,3 @@ def agreement(one: Int8[np.ndarray, "*any layer"], other: Int8[np.ndarray, "*any
     """The share of layers in which two sets of routes make the same choice, over positions scored in both."""
     both = scored(one) & scored(other)
     return float((one[both] == other[both]).mean())
-
-
-def allocated(
-    values: Float[np.ndarray, "k seq position"], means: Sequence[float]
-) -> Int64[np.ndarray, "mean seq position"]:
-    """How many big layers each position of a text should have, so many on average, for the least sum of some values:
-    `sequence_mean` budgets, by an exact dynamic program. -1 where a position is not scored.
-
-    Args:
-        values: of every position with 0, 1, ... big layers: losses for the oracle, expected losses for a label-free policy.
-        means: big layers per scored position; a text's sum is rounded to a whole number.
-
-    Raises:
-        ValueError: a mean outside the budgets.
-    """
-    most = len(values) - 1
-    if len(means) and not (min(means) >= 0 and max(means) <= most):
-        raise ValueError(f"mean budgets {list(means)}: the curve runs from 0 to {most} big layers")
-    found = np.full((len(means), *values.shape[1:]), -1, np.int64)
-    for seq in range(values.shape[1]):
-        places = np.flatnonzero(np.isfinite(values[0, seq]))
-        costs = values[:, seq, places].astype(float)
-        least = np.full(most * len(places) + 1, np.inf)
-        least[0] = 0.0
-        taken = np.zeros((len(places), len(least)), np.int64)
-        for step in range(len(places)):
-            ways = np.full((most + 1, len(least)), np.inf)
-            for k in range(most + 1):
-                ways[k, k:] = least[: len(least) - k] + costs[k, step]
-            taken[step] = ways.argmin(0)
-            least = ways.min(0)
-        for row, mean in enumerate(means):
-            left = round(mean * len(places))
-            for step in reversed(range(len(places))):
-                found[row, seq, places[step]] = taken[step, left]
-                left -= taken[step, left]
-    return found
-
-
-def least_of(losses: Float[np.ndarray, "*any route"], candidates: int) -> Float[np.ndarray, "*any"]:
-    """The expected least loss among some candidates drawn without replacement from all routes: exact, from the order
-    statistics.
-
-    Raises:
-        ValueError: no candidate, or more than there are routes.
-    """
-    number = losses.shape[-1]
-    if not 1 <= candidates <= number:
-        raise ValueError(f"{candidates} candidates of {number} routes: ask for 1..{number}")
-    rank = np.arange(number)  # the i-th smallest is the least if the others are drawn from those after it
-    after = gammaln(number - rank) - gammaln(np.maximum(number - rank - candidates + 1, 1))
-    whole = gammaln(number + 1) - gammaln(number - candidates + 1) - np.log(candidates)
-    weights = np.where(number - rank >= candidates, np.exp(after - whole), 0.0)
-    return np.sort(losses, axis=-1) @ weights

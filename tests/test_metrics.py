@@ -1,5 +1,3 @@
-from itertools import combinations, product
-
 import numpy as np
 import pytest
 
@@ -154,27 +152,3 @@ def test_profiles_that_agree_correlate_and_those_that_oppose_do_not():
     assert (same.documents, same.positions) == (10, 2000)
     assert opposite.high < -0.95
     assert np.isnan(metrics.profile_correlation(one[:1], other[:1]).low)
-
-
-@pytest.mark.parametrize("mean", [0, 0.6, 1, 1.7, 2])
-def test_a_mean_budget_is_spent_as_brute_force_would(mean):
-    values = np.random.default_rng(3).normal(size=(3, 2, 5))
-    values[:, 1, 2] = np.nan
-    (found,) = metrics.allocated(values, [mean])
-    for seq, places in ((0, [0, 1, 2, 3, 4]), (1, [0, 1, 3, 4])):
-        ways = [way for way in product(range(3), repeat=len(places)) if sum(way) == round(mean * len(places))]
-        costs = [sum(values[k, seq, place] for k, place in zip(way, places)) for way in ways]
-        assert found[seq, places].tolist() == list(ways[int(np.argmin(costs))])
-    assert found[1, 2] == -1
-    with pytest.raises(ValueError, match="mean budgets"):
-        metrics.allocated(values, [2.1])
-
-
-def test_the_least_of_some_routes_is_the_mean_over_all_ways_to_draw_them():
-    losses = np.random.default_rng(4).normal(size=(2, 6))
-    for number in range(1, 7):
-        drawn = [losses[:, list(few)].min(1) for few in combinations(range(6), number)]
-        np.testing.assert_allclose(metrics.least_of(losses, number), np.mean(drawn, axis=0))
-    with pytest.raises(ValueError, match="candidates"):
-        metrics.least_of(losses, 7)
-    assert np.isclose(metrics.least_of(np.arange(4096.0)[None], 4096)[0], 0)
