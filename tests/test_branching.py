@@ -3,7 +3,7 @@ import pytest
 import torch
 from conftest import tiny_model
 
-from duoviz.branching import Branches, Lockstep, Trie, attend, over_prefix, portable_over_prefix
+from duoviz.branching import Branches, Lockstep, Trie, attend, over_prefix, portable_over_prefix, texts
 from duoviz.records import Tokens
 from duoviz.routes import Space
 
@@ -23,8 +23,9 @@ def naive(lm, ids, history, position, route):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("width", [1, 7, 1000])
-def test_leaves_equal_ordinary_forwards_for_any_width(shape, width):
+@pytest.mark.parametrize(("width", "cached"), [(1, 2**20), (7, 2**20), (1000, 2**20), (1000, 300)])
+def test_leaves_equal_ordinary_forwards_for_any_width(monkeypatch, shape, width, cached):
+    monkeypatch.setattr(texts, "CACHED", cached)
     lm = tiny_model(**shape)
     draw = np.random.default_rng(0)
     ids = draw.integers(0, 61, (2, 9))

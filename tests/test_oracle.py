@@ -61,7 +61,7 @@ def test_bounds_on_a_part_of_the_vocabulary_change_nothing(monkeypatch, width, c
     exact = oracle.survey(lm, ids, **asked)
     monkeypatch.setattr(leaves, "SUBSET", 24)
     monkeypatch.setattr(leaves, "BUNDLE", 9)
-    monkeypatch.setattr(leaves, "PROMISING", 2)
+    monkeypatch.setattr(leaves, "CACHED", 2_000)
     whole = leaves.whole
     monkeypatch.setattr(leaves, "whole", lambda head, normed: (finished.append(len(normed)), whole(head, normed))[1])
     bounded = oracle.survey(lm, ids, **asked)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -51,11 +52,9 @@ class _LeaveOut:
             skip_scope: what a skip leaves out.
         """
         assert self.ffn_input is not None, "the layer has run"
-        x, untouched = (
-            self.ffn_input.reshape(before.shape).flatten(0, 1),
-            (before if skip_scope == "block" else skipped),
-        )
-        without, untouched = skipped.flatten(0, 1), untouched.flatten(0, 1)
+        x = self.ffn_input.reshape(-1, before.shape[-1])
+        untouched = (before if skip_scope == "block" else skipped).flatten(0, 1)
+        without = skipped.flatten(0, 1)
         return {
             SKIP: lambda rows: untouched[rows],
             SMALL: lambda rows: without[rows] + ffn.small(x[rows]),
@@ -105,21 +104,21 @@ class Branches:
     ) -> None:
         self.lm, self.width = lm, width
         self.layers: list[Any] = list(lm.model.decoder_layers)
-        self._piece = max(1, CACHED // getattr(lm.model.config, lm.model.family.width))
-        before = DynamicCache(config=lm.model.config)
+        self._piece = max(1, CACHED // getattr(lm.model.config, lm.model.family.width))  # rows of an FFN at one time
         _keep_freed_memory()
+        cache = DynamicCache(config=lm.model.config)
         with torch.no_grad(), _first_layer_call(self.layers[0]) as call:
             lm.model(
                 torch.from_numpy(ids).to(lm.device),
                 duo_routes=torch.from_numpy(routes).to(lm.device),
-                past_key_values=before,
+                past_key_values=cache,
                 use_cache=True,
                 logits_to_keep=1,
             )
         self.work = Work()
         self.inputs = call["hidden_states"]
         self._kwargs = {name: call[name] for name in ("position_embeddings", "position_ids") if name in call}
-        written: list[Any] = before.layers
+        written: list[Any] = cache.layers
         self.keys = [layer.keys.clone() for layer in written]
         self.values = [layer.values.clone() for layer in written]
 
@@ -232,7 +231,7 @@ def _in_texts(rows: Int64[np.ndarray, " row"], length: int, texts: int) -> Int64
 
 
 def _rows(rows: Int64[np.ndarray, " row"], device: torch.device) -> Rows:
-    """As a slice where they are evenly spaced."""
+    """The same rows, as a slice where they are evenly spaced."""
     step = int(rows[1] - rows[0]) if len(rows) > 1 else 1
     if step > 0 and (np.diff(rows) == step).all():
         return slice(int(rows[0]), int(rows[-1]) + 1, step)
@@ -264,17 +263,17 @@ def uniform_leaves(
     yield from below(0, 0, x)
 
 
-@cache
+@lru_cache
 def _keep_freed_memory() -> None:
     """Let the C library keep what is freed, for the whole process.
 
     Layer after layer the trie takes and frees blocks of some MB. Where those go back to the system each time, a fifth of a
     search is spent on having them mapped and cleared again.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc has it
-    if mallopt is not None:
-        for parameter in (-1, -3):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
-            mallopt(parameter, 2**30)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:  # other C libraries than glibc do not have it
+        mallopt(-3, 2**25)  # M_MMAP_THRESHOLD: the most that every version takes
+        mallopt(-1, 2**30)  # M_TRIM_THRESHOLD
 
 
 @contextmanager

@@ -56,9 +56,8 @@ def leaf_losses(
         bound = _Bound(head, wanted.big[:, position], contests)
     made = vectors.new_empty(len(vectors), len(trie.routes), vectors.shape[-1])
     for rows, hidden in branches.leaves(position, trie):
-        normed = torch.cat(
-            [head.norm(part.float()) for part in hidden.split(max(1, CACHED // (len(hidden) * hidden.shape[-1])), 1)], 1
-        )
+        parts = hidden.split(max(1, CACHED // (len(hidden) * hidden.shape[-1])), 1)
+        normed = torch.cat([head.norm(part.float()) for part in parts], 1)
         linear = normed @ vectors + bias[:, None]
         if bound is None:
             lse = whole(head, normed.reshape(-1, normed.shape[-1])).view(linear.shape[:2])
