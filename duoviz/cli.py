@@ -73,7 +73,9 @@ def oracle(
     length: Length = 128,
     choices: Annotated[str, typer.Option(help="Allowed choices: SB, -B or -SB.")] = "SB",
     context: Annotated[str, typer.Option(help="committed, reference:big, reference:<route> or uniform.")] = "committed",
-    objective: Annotated[str, typer.Option(help="nll, expected, null or sampled.")] = "nll",
+    objective: Annotated[
+        str, typer.Option(help="nll, expected, expected:mean, null, sampled, agree_big or entropy.")
+    ] = "nll",
     method: Annotated[
         str,
         typer.Option(help="exhaustive, random-K, descent, beam, mcts, surrogate, or auto (see duoviz.oracle.methods)."),

@@ -181,6 +181,7 @@ class Curve:
         loss_nats: losses on the target the policy is scored on.
         routes: the chosen routes.
         margin_nats: as in `Found`, where the policy was searched.
+        minimised: the value of what was minimised, where the policy was searched and that was kept.
         replay_error: as in `Found`, per budget; NaN where nothing was replayed.
         effort: as in `Found`, where the policy was searched.
     """
@@ -191,6 +192,7 @@ class Curve:
     loss_nats: Float32[np.ndarray, "k seq position"]
     routes: Int8[np.ndarray, "k seq position layer"]
     margin_nats: Float32[np.ndarray, "k seq position"] | None = None
+    minimised: Float32[np.ndarray, "k seq position"] | None = None
     replay_error: np.ndarray = field(default_factory=lambda: np.zeros(0))
     effort: Effort | None = None
 

@@ -54,7 +54,7 @@ def test_summaries_gains_and_difficulty_say_what_the_curves_hold(lm, tokens):
     assert len(table) == tokens.scored.sum()
     np.testing.assert_allclose(table["difficulty_nats"], table["small_nats"] - table["oracle_nats"], atol=1e-6)
     every = found["nll"]
-    one = replace(every, loss_nats=every.loss_nats[:, :1], routes=every.routes[:, :1], margin_nats=None)
+    one = replace(every, loss_nats=every.loss_nats[:, :1], routes=every.routes[:, :1], margin_nats=None, minimised=None)
     alone = frames.curve_summary([one], tokens[:1])
     assert alone["perplexity"].notna().all()
     assert alone[["perplexity_low", "perplexity_high"]].isna().all(axis=None)  # one document: no interval

@@ -6,7 +6,8 @@ import torch
 from conftest import tiny_model
 
 from duoviz import oracle, routes
-from duoviz.oracle import Setting, leaves
+from duoviz.model import RandomPolicy
+from duoviz.oracle import Setting, leaves, objectives
 from duoviz.records import Tokens
 from duoviz.routes import BIG, Space
 
@@ -155,6 +156,54 @@ def test_expected_objective_minimises_the_mean_over_all_big(lm, ids):
         np.testing.assert_array_equal(found.routes[:, position], space.enumerate()[best])
         want = torch.stack(true)[best, torch.arange(3)].numpy()
         np.testing.assert_allclose(found.loss_nats[:, position], want, atol=1e-5)
+
+
+@pytest.mark.parametrize("context", ["committed", "reference:small"])
+@pytest.mark.parametrize("objective", ["expected:mean", "agree_big", "entropy"])
+def test_objectives_without_a_label_equal_brute_force(lm, ids, objective, context, monkeypatch):
+    monkeypatch.setattr(objectives, "RANDOM_PASSES", 3)
+    monkeypatch.setattr(leaves, "HEAD_ROWS", 7)
+    tokens, space = Tokens.of(ids), Space(4, "-SB")
+    candidates = space.enumerate()[np.argsort((space.enumerate() == BIG).sum(1), kind="stable")]
+    found = oracle.by_budget(lm, ids, choices="-SB", context=context, objective=objective)
+    free = oracle.search(lm, ids, space, context=context, objective=objective)
+    history = np.full((3, 11, 4), 2 if context == "committed" else 1, np.int8)
+
+    def predictions(given):
+        routes_ = torch.from_numpy(np.concatenate([given, given[:, -1:]], 1))
+        return lm.head.logits(lm.hidden(tokens, duo_routes=routes_)).double().log_softmax(-1)[:, :-1]
+
+    draws = [RandomPolicy(seed=seed).routes(1, 12, 4).numpy()[:, :-1].repeat(3, 0) for seed in range(3)]
+    teacher = torch.stack([predictions(draw).exp() for draw in draws]).mean(0)
+    favourite = predictions(np.full_like(history, 2)).argmax(-1)
+    for position in (0, 1, 2, 3):
+        values, losses = [], []
+        for route in candidates:
+            given = history.copy()
+            given[:, position] = route
+            log = predictions(given)[:, position]
+            values.append(
+                {
+                    "expected:mean": -(teacher[:, position] * log).sum(-1),
+                    "agree_big": (log.argmax(-1) != favourite[:, position]).double(),
+                    "entropy": -(log.exp() * log).sum(-1),
+                }[objective].numpy()
+            )
+            losses.append(-log[torch.arange(3), torch.from_numpy(ids[:, position + 1])].numpy())
+        values, losses = np.array(values), np.array(losses)
+        for seq in range(3):
+            best = np.flatnonzero(values[:, seq] <= values[:, seq].min() + 1e-6)[0]
+            second = np.sort(values[:, seq])[1] - values[best, seq]
+            if second > 1e-5 or objective == "agree_big":
+                np.testing.assert_array_equal(free.routes[seq, position], candidates[best])
+                np.testing.assert_allclose(free.loss_nats[seq, position], losses[best, seq], atol=1e-5)
+        history[:, position] = free.routes[:, position] if context == "committed" else 1
+        if context != "committed":
+            for k in range(5):
+                least = values[(candidates == BIG).sum(1) == k].min(0)
+                np.testing.assert_allclose(found.minimised[k, :, position], least, atol=1e-5)
+    guided = oracle.search(lm, ids, space, context=context, objective=objective, method="beam-81")
+    np.testing.assert_allclose(guided.loss_nats, free.loss_nats, atol=1e-5)
 
 
 def test_null_control_searches_and_scores_on_sampled_targets(lm, ids):

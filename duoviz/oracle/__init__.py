@@ -1,5 +1,6 @@
 """The oracle: every token's best route, found by search; what is searched, how, and against which target."""
 
+from .allocation import sequence_mean
 from .cost import estimate, estimate_curve
 from .execute import Keep
 from .objectives import SAMPLED, Objective, sample_targets
@@ -23,6 +24,7 @@ __all__ = [
     "same_for_all",
     "sample_targets",
     "search",
+    "sequence_mean",
     "survey",
     "uniform_losses",
 ]

@@ -23,6 +23,10 @@ Keep = Callable[[str, Callable[[], Part]], Part]
 """Given a part's name and how to compute it, returns it: computed, or as it was kept by an earlier run."""
 
 
+FIELDS = ("routes", "loss_nats", "margin_nats", "minimised")
+"""What a part keeps of `Best`."""
+
+
 def compute_all(name: str, compute: Callable[[], Part]) -> Part:
     """Keeps nothing."""
     return compute()
@@ -57,7 +61,7 @@ def execute(
                 compute = partial(_part, lm, tokens[rows], wanted, [objectives[o] for o in some_goals], way)
                 made = keep(f"{rows.start}-{way.setting.batch_size}-{some_goals[0]}-{some[0]}", compute)
                 at = np.ix_(some_goals, some, range(len(tokens))[rows])
-                for field in ("routes", "loss_nats", "margin_nats"):
+                for field in FIELDS:
                     getattr(best, field)[at] = made[field]
                 total += made["effort"]
     return best, Effort(total[0] / max(1, tokens.scored.sum()), total[1], total[2])
@@ -70,7 +74,7 @@ def _part(
     objectives: Sequence[Objective],
     way: Way,
 ) -> Part:
-    """One batch of texts: routes, losses and margins as of `Best`, and routes tried, FLOPs and seconds."""
+    """One batch of texts: the fields of `Best`, and routes tried, FLOPs and seconds."""
     began = time.monotonic()
     if way.method[0] in METHODS:
         best = guided(lm, tokens, spaces_at, objectives[0], way)
@@ -81,12 +85,8 @@ def _part(
             best = uniform(lm, tokens, groups_at[0], way.setting)
         else:
             best = left_to_right(lm, tokens, groups_at, objectives, context=way.context, setting=way.setting)
-    return {
-        "routes": best.routes,
-        "loss_nats": best.loss_nats,
-        "margin_nats": best.margin_nats,
-        "effort": np.array([best.tried, flops(lm, best.work, float(best.tried)), time.monotonic() - began]),
-    }
+    effort = np.array([best.tried, flops(lm, best.work, float(best.tried)), time.monotonic() - began])
+    return {"effort": effort, **{field: getattr(best, field) for field in FIELDS}}
 
 
 def _groups(spaces: Sequence[Space], way: Way) -> list[Group]:

@@ -13,7 +13,7 @@ from ..branching import Branches
 from ..model import LanguageModel
 from ..records import Tokens
 from ..routes import Space
-from .leaves import refuse_nan, whole
+from .leaves import exact, refuse_nan
 from .methods import METHODS, Tried, answer
 from .objectives import Columns, Objective, columns
 from .passes import Best, Way, branches_in, commit
@@ -35,7 +35,7 @@ def guided(
     committed = way.context == "committed"
     copies = len(spaces_at[0]) if committed else 1
     branches = branches_in(lm, np.tile(tokens.ids, (copies, 1)), way.context, way.setting)
-    losses = _Losses(branches, columns(lm, tokens, tuple({objective.minimises, objective.scored_on})), objective)
+    losses = _Losses(branches, columns(lm, tokens, (objective,)), objective)
     seqs, positions = (np.tile(each, copies) for each in tokens.scored.nonzero())
     copy = np.arange(copies).repeat(int(tokens.scored.sum()))
     for step in range(tokens.scored.shape[1]) if committed else [None]:
@@ -76,8 +76,8 @@ class _Losses:
 
     def __init__(self, branches: Branches, wanted: Columns, objective: Objective) -> None:
         self.branches, self.wanted = branches, wanted
-        self.minimised = wanted.names.index(objective.minimises)
-        self.reported = wanted.names.index(objective.scored_on)
+        self.minimised = wanted.index(objective.minimises)
+        self.reported = wanted.index(objective.scored_on)
 
     @torch.no_grad()
     def __call__(
@@ -91,7 +91,7 @@ class _Losses:
             normed = head.norm(hidden.float())
             at = tuple(torch.from_numpy(each[part]).to(normed.device) for each in (seqs, positions))
             linear = torch.einsum("rh,rhc->rc", normed, self.wanted.vectors[at]) + self.wanted.bias[at]
-            made.append(whole(head, normed)[:, None] - linear)
+            made.append(exact(head, normed, linear, self.wanted.full, self.wanted.favourite[at]))
         return refuse_nan(torch.cat(made)).cpu().numpy()
 
 
@@ -115,7 +115,7 @@ def _search(
     answer([METHODS[name].search(space, rows, number, d) for (_, space, rows), d in zip(tasks, draw)], tried)
     for group, space, rows in tasks:
         routes, margin = tried.best(space, rows)
+        values = losses(asked, rows, routes)
         at = 0, group, asked.seqs[rows], asked.positions[rows]
-        best.routes[at], best.margin_nats[at] = routes, margin
-        best.loss_nats[at] = losses(asked, rows, routes)[:, losses.reported]
+        best.put(at, routes, values[:, losses.reported], margin, values[:, losses.minimised])
     return len(tried.losses)

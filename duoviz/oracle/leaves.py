@@ -52,19 +52,40 @@ def leaf_losses(
     """
     head, vectors, bias = branches.lm.head, wanted.vectors[:, position], wanted.bias[:, position]
     bound = None
-    if len(trie.routes) > 4 * PROMISING * len(contests) > 0 and len(head.weight) >= 4 * SUBSET:
+    if len(trie.routes) > 4 * PROMISING * len(contests) > 0 and len(head.weight) >= 4 * SUBSET and not wanted.full:
         bound = _Bound(head, wanted.big[:, position], contests)
-    made = vectors.new_empty(len(vectors), len(trie.routes), vectors.shape[-1])
+    made = vectors.new_empty(len(vectors), len(trie.routes), len(wanted.linear) + len(wanted.full))
     for rows, hidden in branches.leaves(position, trie):
         parts = hidden.split(max(1, CACHED // (len(hidden) * hidden.shape[-1])), 1)
         normed = torch.cat([head.norm(part.float()) for part in parts], 1)
         linear = normed @ vectors + bias[:, None]
         if bound is None:
-            lse = whole(head, normed.reshape(-1, normed.shape[-1])).view(linear.shape[:2])
+            flat, favourite = normed.flatten(0, 1), wanted.favourite[:, position].repeat_interleave(normed.shape[1])
+            made[:, rows] = exact(head, flat, linear.flatten(0, 1), wanted.full, favourite).view(*normed.shape[:2], -1)
         else:
-            lse = bound.lse(rows, normed, linear)
-        made[:, rows] = lse[..., None] - linear
+            made[:, rows] = bound.lse(rows, normed, linear)[..., None] - linear
     return made
+
+
+def exact(
+    head: Head,
+    normed: Float[Tensor, "leaf hidden"],
+    linear: Float[Tensor, "leaf column"],
+    full: tuple[str, ...],
+    favourite: Int64[Tensor, " leaf"],
+) -> Float[Tensor, "leaf _"]:
+    """Every column's value from the whole vocabulary: the linear ones, then those that need every logit (see `Columns`)."""
+    parts = []
+    for some, less, liked in zip(*(each.split(HEAD_ROWS) for each in (normed, linear, favourite))):
+        logits = torch.nn.functional.linear(some, head.weight, head.bias)
+        lse = logits.logsumexp(-1, keepdim=True)
+        columns = [lse - less]
+        if "agree_big" in full:
+            columns.append((logits.argmax(-1) != liked).to(lse.dtype)[:, None])
+        if "entropy" in full:
+            columns.append(lse - ((logits - lse).exp() * logits).sum(-1, keepdim=True))
+        parts.append(torch.cat(columns, 1))
+    return torch.cat(parts) if parts else linear
 
 
 def whole(head: Head, normed: Float[Tensor, "leaf hidden"]) -> Float[Tensor, " leaf"]:

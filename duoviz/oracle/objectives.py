@@ -1,18 +1,23 @@
 """What a search minimises, and the target its result is scored on.
 
-Every objective is the log-sum-exp of the logits less something linear in them, `LSE(z) - v . z`: v is one-hot at the
-target for the loss itself, and a teacher's distribution for the expected loss. One pass can therefore serve them all.
+Most objectives are the log-sum-exp of the logits less something linear in them, `LSE(z) - v . z`: v is one-hot at the
+target for the loss itself, and a teacher's distribution for an expected loss. They share their passes, and the head can be
+bounded. The last two need every logit.
 
-| objective | minimises the loss on | scored on | shows |
+| objective | minimises | scored on | shows |
 |---|---|---|---|
-| `nll` | the true next token | the true one | the paper's oracle |
-| `expected` | the mean over all-big's own distribution | the true one | what a policy without the label can have |
-| `null:SEED` | a token sampled from all-big's distribution | the sampled one | what a minimum over many routes gives by itself |
-| `sampled:SEED` | the same sampled token | the true one | how far such a route carries over |
+| `nll` | the loss on the true next token | the true one | the paper's oracle |
+| `expected` | its mean over all-big's own distribution | the true one | what a policy without the label can have |
+| `expected:mean` | its mean over the average distribution of random routes | the true one | the same with another teacher |
+| `null:SEED` | the loss on a token sampled from all-big's distribution | the sampled one | what a minimum by itself gives |
+| `sampled:SEED` | the same | the true one | how far such a route carries over |
+| `agree_big` | 1 where the likeliest token is not all-big's, else 0 | the true one | how few big layers keep the prediction |
+| `entropy` | the entropy of the prediction, in nats | the true one | whether a sure route is a good one |
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,12 +25,17 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from ..model import LanguageModel
+from ..model import LanguageModel, RandomPolicy
 from ..records import Tokens
-from ..routes import BIG
+from ..routes import BIG, LETTERS, SMALL
 
 SAMPLED = ("null", "sampled")
 """Objectives that draw their targets."""
+FULL = ("agree_big", "entropy")
+"""Objectives that need every logit."""
+NAMES = ("nll", "expected", "expected:mean", *SAMPLED, *FULL)
+RANDOM_PASSES = 64
+"""Forward passes with random routes whose predictions the teacher of `expected:mean` averages."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +43,7 @@ class Objective:
     """An objective of the table above.
 
     Attributes:
-        name: `nll`, `expected`, `null` or `sampled`.
+        name: one of `NAMES`.
         seed: draw of the sampled targets.
     """
 
@@ -42,16 +52,18 @@ class Objective:
 
     @classmethod
     def of(cls, text: str, *, seed: int = 0) -> Objective:
-        """`"nll"`, `"expected"`, `"null"` or `"null:3"`; one without a number takes the seed.
+        """`"nll"`, `"expected"`, `"null"` or `"null:3"`; a sampled one without a number takes the seed.
 
         Raises:
             ValueError: anything else.
         """
         name, colon, number = text.partition(":")
-        sampled = name in SAMPLED
-        if not (sampled or name in ("nll", "expected")) or (colon and not (sampled and number.isdigit())):
-            raise ValueError(f"objective {text!r}: allowed are nll, expected, null, null:SEED, sampled, sampled:SEED")
-        return cls(name, int(number) if colon else seed if sampled else 0)
+        if colon and name in SAMPLED and number.isdigit():
+            return cls(name, int(number))
+        if text not in NAMES:
+            allowed = ", ".join((*NAMES, *(f"{name}:SEED" for name in SAMPLED)))
+            raise ValueError(f"objective {text!r}: allowed are {allowed}")
+        return cls(text, seed if text in SAMPLED else 0)
 
     @property
     def minimises(self) -> str:
@@ -86,36 +98,72 @@ def sample_targets(lm: LanguageModel, tokens: Tokens | np.ndarray, *, seed: int)
 
 @dataclass(frozen=True)
 class Columns:
-    """The linear parts of several objectives: `loss = LSE(z) - vectors . norm(h) - bias`.
+    """What is needed to value a route by several objectives: `LSE(z) - vectors . norm(h) - bias` for the linear ones.
 
     Attributes:
-        names: `nll`, `expected`, `sample:SEED`.
-        vectors: float32 `[seq, position, hidden, column]`.
+        linear: `nll`, `expected`, `expected:mean`, `sample:SEED`.
+        vectors: float32 `[seq, position, hidden, column]`, of the linear ones.
         bias: float32 `[seq, position, column]`; zero for a head without bias.
         big: the last layer's output under all-big, whose likeliest tokens bound the leaves.
+        full: `agree_big`, `entropy`; their columns follow the linear ones.
+        favourite: all-big's likeliest token.
     """
 
-    names: tuple[str, ...]
+    linear: tuple[str, ...]
     vectors: Float[Tensor, "seq position hidden column"]
     bias: Float[Tensor, "seq position column"]
     big: Float[Tensor, "seq position hidden"]
+    full: tuple[str, ...]
+    favourite: Int64[Tensor, "seq position"]
+
+    def index(self, name: str) -> int:
+        """The place of a column."""
+        return (*self.linear, *self.full).index(name)
 
 
 @torch.no_grad()
-def columns(lm: LanguageModel, tokens: Tokens, names: tuple[str, ...]) -> Columns:
+def columns(lm: LanguageModel, tokens: Tokens, objectives: Sequence[Objective]) -> Columns:
     """The columns that some objectives need."""
+    names = tuple(dict.fromkeys(name for o in objectives for name in (o.minimises, o.scored_on)))
+    linear = tuple(name for name in names if name not in FULL)
+    big = all_big(lm, tokens)
+    parts = [_linear(lm, tokens, name, big) for name in linear]
+    return Columns(
+        linear,
+        torch.stack([vectors for vectors, _ in parts], -1),
+        torch.stack([bias for _, bias in parts], -1),
+        big,
+        tuple(name for name in FULL if name in names),
+        torch.stack([lm.head.logits(hidden).argmax(-1) for hidden in big]),
+    )
+
+
+def _linear(
+    lm: LanguageModel, tokens: Tokens, name: str, big: Float[Tensor, "seq position hidden"]
+) -> tuple[Float[Tensor, "seq position hidden"], Float[Tensor, "seq position"]]:
+    """Vectors and bias of one linear column."""
     weight = lm.head.weight
     bias = lm.head.bias if lm.head.bias is not None else weight.new_zeros(len(weight))
-    big, vectors, biases = all_big(lm, tokens), [], []
-    for name in names:
-        if name == "expected":
-            likely = [lm.head.logits(hidden).softmax(-1) for hidden in big]
-            vectors.append(torch.stack([q @ weight for q in likely]))
-            biases.append(torch.stack([q @ bias for q in likely]))
-        else:
-            drawn = name.startswith("sample:")
-            ids = sample_targets(lm, tokens, seed=int(name[7:])) if drawn else tokens.ids[:, 1:]
-            targets = torch.from_numpy(ids).to(weight.device)
-            vectors.append(weight[targets])
-            biases.append(bias[targets])
-    return Columns(names, torch.stack(vectors, -1), torch.stack(biases, -1), big)
+    if name.startswith("expected"):
+        passes = _random_passes(lm, tokens) if name == "expected:mean" else [big]
+        vectors, biases = torch.zeros_like(big, dtype=weight.dtype), bias.new_zeros(big.shape[:2])
+        for outputs in passes:
+            for row, hidden in enumerate(outputs):
+                likely = lm.head.logits(hidden).softmax(-1) / len(passes)
+                vectors[row] += likely @ weight
+                biases[row] += likely @ bias
+        return vectors, biases
+    ids = sample_targets(lm, tokens, seed=int(name[7:])) if name.startswith("sample:") else tokens.ids[:, 1:]
+    targets = torch.from_numpy(ids).to(weight.device)
+    return weight[targets], bias[targets]
+
+
+def _random_passes(lm: LanguageModel, tokens: Tokens) -> list[Float[Tensor, "seq position hidden"]]:
+    """The last layer's outputs under random routes of the model's two fullest choices, which all texts of a length share."""
+    other = 0.5 if LETTERS[SMALL] in lm.choices else 0.0
+    found = []
+    for seed in range(RANDOM_PASSES):
+        policy = RandomPolicy(0.5, other, 0.5 - other, seed)
+        routes = policy.routes(1, tokens.ids.shape[1], lm.layers).expand(len(tokens), -1, -1)
+        found.append(lm.hidden(tokens, duo_routes=routes)[:, :-1])
+    return found

@@ -95,23 +95,25 @@ class Group:
 class Best:
     """Results of a pass: one entry per objective and group, for every position; filled as the pass goes on.
 
-    `tried` counts the routes evaluated, over all positions; `work` what that took.
+    `minimised` is the value of the objective, `tried` counts the routes evaluated, over all positions; `work` what that took.
     """
 
     routes: Int8[np.ndarray, "objective group seq position layer"]
     loss_nats: Float32[np.ndarray, "objective group seq position"]
     margin_nats: Float32[np.ndarray, "objective group seq position"]
+    minimised: Float32[np.ndarray, "objective group seq position"]
     tried: int = 0
     work: Work = field(default_factory=Work)
 
     @classmethod
     def empty(cls, objectives: int, groups: int, tokens: Tokens, layers: int) -> Best:
-        shape = (objectives, groups, *tokens.scored.shape)
-        return cls(
-            np.full((*shape, layers), -1, np.int8),
-            np.full(shape, np.nan, np.float32),
-            np.full(shape, np.nan, np.float32),
-        )
+        nothing = np.full((objectives, groups, *tokens.scored.shape), np.nan, np.float32)
+        return cls(np.full((*nothing.shape, layers), -1, np.int8), nothing.copy(), nothing.copy(), nothing.copy())
+
+    def put(self, at: tuple, routes: np.ndarray, loss: np.ndarray, margin: np.ndarray, minimised: np.ndarray) -> None:
+        """Write the results of some positions; `at` indexes objective, group, seq and position."""
+        self.routes[at], self.loss_nats[at] = routes, loss
+        self.margin_nats[at], self.minimised[at] = margin, minimised
 
 
 def reference_routes(lm: LanguageModel, context: str) -> Int8[np.ndarray, " layer"]:
@@ -146,21 +148,18 @@ def left_to_right(
     Under `committed` there is one group and one objective, whose choice every position takes.
     """
     best = Best.empty(len(objectives), len(groups_at[0]), tokens, lm.layers)
-    names = tuple(dict.fromkeys(name for o in objectives for name in (o.minimises, o.scored_on)))
     branches = branches_in(lm, tokens.ids, context, setting)
-    wanted = columns(lm, tokens, names)
+    wanted = columns(lm, tokens, objectives)
     for position, groups in enumerate(groups_at):
         scored = np.flatnonzero(tokens.scored[:, position])
         if len(scored):
-            contests = [(names.index(o.minimises), group.order) for group in groups for o in objectives]
+            contests = [(wanted.index(o.minimises), group.order) for group in groups for o in objectives]
             values = leaf_losses(branches, position, groups[0].trie, wanted, contests)[scored]
             best.tried += len(scored) * len(groups[0].trie.routes)
             for g, group in enumerate(groups):
                 for o, objective in enumerate(objectives):
-                    chosen, margin, loss = _choose(values, group, names, objective)
-                    best.routes[o, g, scored, position] = group.trie.routes[chosen]
-                    best.loss_nats[o, g, scored, position] = loss
-                    best.margin_nats[o, g, scored, position] = margin
+                    places = wanted.index(objective.minimises), wanted.index(objective.scored_on)
+                    best.put((o, g, scored, position), *_choose(values, group, *places))
         if context == "committed":
             commit(branches, position, best.routes[0, 0, :, position])
     best.work = branches.work
@@ -179,21 +178,21 @@ def commit(branches: Branches, position: int, taken: Int8[np.ndarray, "text laye
 
 
 def _choose(
-    values: Float[Tensor, "seq route column"], group: Group, names: tuple[str, ...], objective: Objective
-) -> tuple[Int64[np.ndarray, " seq"], np.ndarray, np.ndarray]:
-    """Leaf, margin and loss of the best route of a group for every text.
+    values: Float[Tensor, "seq route column"], group: Group, minimised: int, scored: int
+) -> tuple[Int8[np.ndarray, "seq layer"], np.ndarray, np.ndarray, np.ndarray]:
+    """The best route of a group by one column for every text: the route, its value in another, margin and own value.
 
     Raises:
         ValueError: NaN among the values.
     """
     order = torch.from_numpy(group.order).to(values.device)
-    minimised = refuse_nan(values[:, order, names.index(objective.minimises)])
-    lowest = minimised.topk(min(2, minimised.shape[1]), largest=False).values
-    first = (minimised <= lowest[:, :1] + TIE_NATS).int().argmax(1)
-    chosen = order[first]
-    loss = values[torch.arange(len(values), device=values.device), chosen, names.index(objective.scored_on)]
+    every = refuse_nan(values[:, order, minimised])
+    lowest = every.topk(min(2, every.shape[1]), largest=False).values
+    first = (every <= lowest[:, :1] + TIE_NATS).int().argmax(1)
+    row = torch.arange(len(values), device=values.device)
     margin = lowest[:, -1] - lowest[:, 0] if lowest.shape[1] == 2 else torch.full_like(lowest[:, 0], torch.inf)
-    return chosen.cpu().numpy(), margin.cpu().numpy(), loss.cpu().numpy()
+    numbers = torch.stack([values[row, order[first], scored], margin, every[row, first]])
+    return group.trie.routes[order[first].cpu().numpy()], *numbers.cpu().numpy()
 
 
 def uniform(lm: LanguageModel, tokens: Tokens, groups: Sequence[Group], setting: Setting) -> Best:
@@ -204,7 +203,5 @@ def uniform(lm: LanguageModel, tokens: Tokens, groups: Sequence[Group], setting:
     for seq, position in np.argwhere(tokens.scored):
         values = losses[:, seq, position][None, :, None]
         for g, group in enumerate(groups):
-            chosen, margin, loss = _choose(values, group, ("nll",), Objective("nll"))
-            best.routes[0, g, seq, position] = group.trie.routes[chosen[0]]
-            best.loss_nats[0, g, seq, position], best.margin_nats[0, g, seq, position] = loss[0], margin[0]
+            best.put(([0], g, seq, position), *_choose(values, group, 0, 0))
     return best

@@ -141,7 +141,11 @@ def survey(
     check_cost(flops * (len(goals) if context == "committed" else 1), setting.max_flops)
     spaces_at = [spaces] * tokens.scored.shape[1]
     best, effort = execute(lm, tokens, spaces_at, goals, Way(context, named, setting, seed), keep)
-    names = {"nll": "oracle" if named[0] == "exhaustive" else method, "expected": "label-free"}
+    names = {
+        "nll": "oracle" if named[0] == "exhaustive" else method,
+        "expected": "label-free",
+        "expected:mean": "label-free, mean teacher",
+    }
     made = {}
     for o, (text, goal) in enumerate(zip(objectives, goals)):
         routes, loss = best.routes[o], best.loss_nats[o]
@@ -152,6 +156,7 @@ def survey(
             routes=routes,
             loss_nats=loss,
             margin_nats=best.margin_nats[o],
+            minimised=best.minimised[o],
             replay_error=np.array([_replay_error(lm, tokens, r, x, goal) for r, x in zip(routes, loss)]),
             effort=effort,
         )
@@ -195,8 +200,9 @@ def landscape(
     check_cost(estimate(lm, one, space) / one.scored.sum(), setting.max_flops)
     goal = Objective.of(objective)
     branches = Branches(lm, one.ids, np.ascontiguousarray(given), width=setting.width)
-    wanted = columns(lm, one, (goal.minimises,))
-    return leaf_losses(branches, position, space_trie(space), wanted)[0, :, 0].cpu().numpy()
+    wanted = columns(lm, one, (goal,))
+    values = leaf_losses(branches, position, space_trie(space), wanted)
+    return values[0, :, wanted.index(goal.minimises)].cpu().numpy()
 
 
 def _check(

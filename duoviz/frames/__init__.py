@@ -1,0 +1,21 @@
+"""Records to tidy tables and back: the only place that names columns, dtypes and units."""
+
+from .stored import curve, curve_from_frame, found, found_from_frame, positions, tidy, token_losses
+from .summaries import curve_summary, difficulty, distribution, gains, gaps, luck, usage
+
+__all__ = [
+    "curve",
+    "curve_from_frame",
+    "curve_summary",
+    "difficulty",
+    "distribution",
+    "found",
+    "found_from_frame",
+    "gains",
+    "gaps",
+    "luck",
+    "positions",
+    "tidy",
+    "token_losses",
+    "usage",
+]
