@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int8
+from scipy.special import gammaln
 from scipy.stats import bootstrap
 
 from .routes import BIG
@@ -297,6 +298,20 @@ def label_luck(
     """The oracle's gain less the label-free policy's, in nats: an upper estimate of what the label alone gives. The common
     baseline, the fixed route, drops out. Read it with the null control."""
     return loss_label_free - loss_oracle
+
+
+def least_of(losses: Float[np.ndarray, "*any route"], candidates: int) -> Float[np.ndarray, "*any"]:
+    """The expected least loss among so many routes drawn without replacement from all: exact, from the order statistics.
+
+    Raises:
+        ValueError: no candidate, or more than there are routes.
+    """
+    number = losses.shape[-1]
+    if not 1 <= candidates <= number:
+        raise ValueError(f"{candidates} candidates of {number} routes: ask for 1..{number}")
+    after = np.arange(number - 1, candidates - 2, -1)  # how many are larger: the others are drawn from these
+    log = gammaln(after + 1) - gammaln(after - candidates + 2) - gammaln(number + 1) + gammaln(number - candidates + 1)
+    return np.sort(losses, axis=-1)[..., : len(after)] @ (candidates * np.exp(log))
 
 
 def agreement(one: Int8[np.ndarray, "*any layer"], other: Int8[np.ndarray, "*any layer"]) -> float:

@@ -1,3 +1,5 @@
+from itertools import combinations
+
 import numpy as np
 import pytest
 
@@ -152,3 +154,15 @@ def test_profiles_that_agree_correlate_and_those_that_oppose_do_not():
     assert (same.documents, same.positions) == (10, 2000)
     assert opposite.high < -0.95
     assert np.isnan(metrics.profile_correlation(one[:1], other[:1]).low)
+
+
+def test_the_least_of_some_routes_is_the_mean_over_all_ways_to_draw_them():
+    losses = np.random.default_rng(4).normal(size=(2, 6))
+    for number in range(1, 7):
+        drawn = [losses[:, list(few)].min(1) for few in combinations(range(6), number)]
+        np.testing.assert_allclose(metrics.least_of(losses, number), np.mean(drawn, axis=0))
+    with pytest.raises(ValueError, match="7 candidates of 6 routes"):
+        metrics.least_of(losses, 7)
+    many = np.arange(4096.0)[None]
+    assert metrics.least_of(many, 4096)[0] == pytest.approx(0)
+    assert metrics.least_of(many, 64)[0] == pytest.approx((4096 - 64) / 65)  # the mean of the least of a sample

@@ -3,9 +3,10 @@
 from .allocation import sequence_mean
 from .cost import estimate, estimate_curve
 from .execute import Keep
+from .landscapes import additivity, landscape, landscapes, retraced
 from .objectives import SAMPLED, Objective, sample_targets
 from .passes import MAX_FLOPS, WIDTH, Setting, reference_routes
-from .search import by_budget, landscape, search, survey
+from .search import by_budget, search, survey
 from .uniform import fixed, same_for_all, uniform_losses
 
 __all__ = [
@@ -15,12 +16,15 @@ __all__ = [
     "Keep",
     "Objective",
     "Setting",
+    "additivity",
     "by_budget",
     "estimate",
     "estimate_curve",
     "fixed",
     "landscape",
+    "landscapes",
     "reference_routes",
+    "retraced",
     "same_for_all",
     "sample_targets",
     "search",

@@ -20,7 +20,7 @@ from .. import routes as routes_
 from ..branching import Branches, Trie, Work
 from ..model import LanguageModel
 from ..records import Tokens
-from ..routes import BIG
+from ..routes import BIG, Space
 from .leaves import TIE_NATS, leaf_losses, refuse_nan
 from .objectives import Objective, columns
 from .uniform import uniform_losses, uniform_work
@@ -132,6 +132,21 @@ def reference_routes(lm: LanguageModel, context: str) -> Int8[np.ndarray, " laye
             f"context {context!r}: allowed are committed, uniform, reference:big, reference:small, reference:<route>"
         )
     return routes_.from_text(route, layers=lm.layers)
+
+
+def check_space(lm: LanguageModel, space: Space) -> None:
+    """That a space is one of the model's.
+
+    Raises:
+        ValueError: another number of layers, or choices that the model does not have.
+    """
+    if space.layers != lm.layers:
+        raise ValueError(f"a space of {space.layers} layers: the model has {lm.layers}")
+    missing = set(space.choices) - set(lm.choices)
+    if missing:
+        raise ValueError(
+            f"choices {space.choices!r}: this model has only {lm.choices!r} (a dense model has no small FFN)"
+        )
 
 
 def left_to_right(

@@ -8,18 +8,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float32, Int8
 
-from ..branching import Branches
 from ..model import LanguageModel
 from ..records import Curve, Found, Tokens
 from ..routes import Space, by_big
 from .cost import check_cost, estimate, estimate_curve
-from .execute import Keep, compute_all, execute, space_trie
-from .leaves import leaf_losses
+from .execute import Keep, compute_all, execute
 from .methods import METHODS, parse
-from .objectives import Objective, columns, sample_targets
-from .passes import Setting, Way, reference_routes
+from .objectives import Objective, sample_targets
+from .passes import Setting, Way, check_space, reference_routes
 
 
 def search(
@@ -163,48 +160,6 @@ def survey(
     return made
 
 
-def landscape(
-    lm: LanguageModel,
-    tokens: Tokens | np.ndarray,
-    space: Space,
-    *,
-    seq: int,
-    position: int,
-    context: str | Int8[np.ndarray, "position layer"] = "reference:big",
-    objective: str = "nll",
-    setting: Setting = Setting(),
-) -> Float32[np.ndarray, " route"]:
-    """Every route's loss at one position, in `space.enumerate()` order.
-
-    Args:
-        lm, tokens, space, objective, setting: as in `search`.
-        seq, position: which prediction.
-        context: a `reference` context, or the routes that the text's earlier positions took.
-
-    Raises:
-        ValueError: a position that is not there or not scored, or a context that is neither.
-    """
-    tokens = lm.check(tokens)
-    _check_space(lm, space)
-    if not (0 <= seq < len(tokens) and 0 <= position < tokens.scored.shape[1]) or not tokens.scored[seq, position]:
-        raise ValueError(
-            f"seq {seq}, position {position}: not a scored position of {tokens.scored.shape} (seq, position)"
-        )
-    one = tokens[seq : seq + 1]
-    if isinstance(context, str):
-        if not context.startswith("reference:"):
-            raise ValueError(f"context {context!r}: a landscape takes reference:<route>, or the routes taken so far")
-        given = np.broadcast_to(reference_routes(lm, context), (1, one.ids.shape[1], lm.layers))
-    else:
-        given = lm.spread(np.asarray(context)[None], one)
-    check_cost(estimate(lm, one, space) / one.scored.sum(), setting.max_flops)
-    goal = Objective.of(objective)
-    branches = Branches(lm, one.ids, np.ascontiguousarray(given), width=setting.width)
-    wanted = columns(lm, one, (goal,))
-    values = leaf_losses(branches, position, space_trie(space), wanted)
-    return values[0, :, wanted.index(goal.minimises)].cpu().numpy()
-
-
 def _check(
     lm: LanguageModel, spaces: set[Space], context: str, method: str, goals: Sequence[Objective]
 ) -> tuple[str, int]:
@@ -215,21 +170,11 @@ def _check(
     """
     reference_routes(lm, context)
     for each in spaces:
-        _check_space(lm, each)
+        check_space(lm, each)
     named = parse(method, max(spaces, key=Space.count))
     if context == "uniform" and (named[0] in METHODS or any(goal.name != "nll" for goal in goals)):
         raise ValueError("context 'uniform' takes objective 'nll', and method 'exhaustive' or 'random-K'")
     return named
-
-
-def _check_space(lm: LanguageModel, space: Space) -> None:
-    if space.layers != lm.layers:
-        raise ValueError(f"a space of {space.layers} layers: the model has {lm.layers}")
-    missing = set(space.choices) - set(lm.choices)
-    if missing:
-        raise ValueError(
-            f"choices {space.choices!r}: this model has only {lm.choices!r} (a dense model has no small FFN)"
-        )
 
 
 def _replay_error(

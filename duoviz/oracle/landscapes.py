@@ -1,0 +1,143 @@
+"""Landscapes: the values of all routes of a position, and what they say of search.
+
+A landscape knows every answer, so that methods which do not enumerate can be judged on it at no cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Float64, Int8
+
+from ..branching import Branches
+from ..model import LanguageModel
+from ..records import Tokens
+from ..routes import Space
+from .cost import check_cost, estimate
+from .execute import space_trie
+from .leaves import leaf_losses
+from .methods import METHODS, Tried, answer, features, parse
+from .objectives import Objective, columns
+from .passes import Setting, check_space, reference_routes
+
+
+def landscape(
+    lm: LanguageModel,
+    tokens: Tokens | np.ndarray,
+    space: Space,
+    *,
+    seq: int,
+    position: int,
+    context: str | Int8[np.ndarray, "position layer"] = "reference:big",
+    objective: str = "nll",
+    setting: Setting = Setting(),
+) -> Float32[np.ndarray, " route"]:
+    """Every route's loss at one position, in `space.enumerate()` order.
+
+    Args:
+        lm, tokens, space, objective, setting: as in `search`.
+        seq, position: which prediction.
+        context: a `reference` context, or the routes that the text's earlier positions took.
+
+    Raises:
+        ValueError: a position that is not there or not scored, or a context that is neither.
+    """
+    tokens = lm.check(tokens)
+    if not (0 <= seq < len(tokens) and 0 <= position < tokens.scored.shape[1]) or not tokens.scored[seq, position]:
+        raise ValueError(
+            f"seq {seq}, position {position}: not a scored position of {tokens.scored.shape} (seq, position)"
+        )
+    one = tokens[seq : seq + 1]
+    given = context if isinstance(context, str) else lm.spread(np.asarray(context)[None], one)
+    return landscapes(lm, one, space, [position], context=given, objectives=[objective], setting=setting)[0, 0, 0]
+
+
+def landscapes(
+    lm: LanguageModel,
+    tokens: Tokens | np.ndarray,
+    space: Space,
+    positions: Sequence[int],
+    *,
+    context: str | Int8[np.ndarray, "seq token layer"] = "reference:big",
+    objectives: Sequence[str] = ("nll",),
+    setting: Setting = Setting(),
+) -> Float32[np.ndarray, "objective seq position route"]:
+    """Every route's value of some objectives at some positions of all texts, in `space.enumerate()` order; NaN where a
+    position is not scored.
+
+    Args:
+        lm, tokens, space, objectives, setting: as in `survey`.
+        positions: which.
+        context: a `reference` context, or the routes of all tokens.
+
+    Raises:
+        ValueError: a context that is neither; what `search` refuses.
+    """
+    tokens = lm.check(tokens)
+    check_space(lm, space)
+    if isinstance(context, str):
+        if not context.startswith("reference:"):
+            raise ValueError(f"context {context!r}: a landscape takes reference:<route>, or the routes taken so far")
+        context = np.broadcast_to(reference_routes(lm, context), (*tokens.ids.shape, lm.layers))
+    check_cost(estimate(lm, tokens, space) / tokens.scored.sum() * len(tokens) * len(positions), setting.max_flops)
+    goals = [Objective.of(text) for text in objectives]
+    found = np.full((len(goals), len(tokens), len(positions), space.count()), np.nan, np.float32)
+    for rows in lm.batches(tokens, setting.batch_size):
+        few = tokens[rows]
+        branches = Branches(lm, few.ids, np.ascontiguousarray(context[rows]), width=setting.width)
+        wanted = columns(lm, few, goals)
+        places = [wanted.index(goal.minimises) for goal in goals]
+        for number, position in enumerate(positions):
+            values = leaf_losses(branches, position, space_trie(space), wanted)[..., places]
+            values[~torch.from_numpy(few.scored[:, position])] = torch.nan
+            found[:, rows, number] = values.permute(2, 0, 1).cpu().numpy()
+    return found
+
+
+def additivity(space: Space, losses: Float[np.ndarray, "row route"]) -> Float64[np.ndarray, "row 2"]:
+    """How much of the variance over all routes is a sum over layers, and how much a sum over pairs of layers: R squared of
+    the two least-squares fits to each landscape of the whole space."""
+    matrix = features(space, space.enumerate())
+    values = losses - losses.mean(1, keepdims=True)
+    found = []
+    for part in (matrix[:, : 1 + space.layers * (len(space.allowed) - 1)], matrix):
+        base, _ = np.linalg.qr(part)
+        left = values - (values @ base) @ base.T
+        found.append(1 - (left**2).sum(1) / (values**2).sum(1))
+    return np.stack(found, 1)
+
+
+def retraced(
+    whole: Space, losses: Float[np.ndarray, "row route"], spaces: Sequence[Space], method: str, *, seed: int = 0
+) -> tuple[Float64[np.ndarray, "space row"], Float64[np.ndarray, " row"]]:
+    """What a method that does not enumerate would have found on known landscapes, each a question of its own.
+
+    Args:
+        whole: the space of the landscapes, all routes of some choices.
+        losses: of its routes.
+        spaces: the spaces searched, side by side: what is tried for one serves all.
+        method: as in `search`.
+        seed: of the method's draws.
+
+    Returns:
+        Regret against the best route of each space, and how many routes were tried in all, for each landscape.
+
+    Raises:
+        ValueError: a method that enumerates or draws at random: its regret is 0, or as `metrics.least_of` says.
+    """
+    name, number = parse(method, whole)
+    if name not in METHODS:
+        raise ValueError(f"method {method!r}: give one of {', '.join(METHODS)}")
+    powers = len(whole.allowed) ** np.arange(whole.layers)[::-1]
+    rows = np.arange(len(losses))
+    tried = Tried(lambda q, r: losses[q, np.searchsorted(whole.allowed, r) @ powers].astype(float), whole.layers)
+    draws = [np.random.default_rng([seed, place]) for place in range(len(spaces))]
+    answer([METHODS[name].search(space, rows, number, draw) for space, draw in zip(spaces, draws)], tried)
+    every, regrets = whole.enumerate(), []
+    for space in spaces:
+        best, _ = tried.best(space, rows)
+        reached = losses[rows, np.searchsorted(whole.allowed, best) @ powers]
+        regrets.append(reached - losses[:, space.contains(every)].min(1))
+    return np.stack(regrets).astype(float), np.bincount(tried.questions, minlength=len(losses)).astype(float)

@@ -1,0 +1,59 @@
+import numpy as np
+import pytest
+
+from duoviz import oracle
+from duoviz.records import Tokens
+from duoviz.routes import Space, by_big
+
+
+def test_landscapes_are_landscape_at_every_position_of_every_text(lm, ids):
+    scored = np.ones((3, 11), bool)
+    scored[2, 4:] = False
+    made = Tokens.of(ids)
+    tokens = Tokens(made.ids, scored, made.text, made.offsets, made.documents)
+    space, setting = Space(4, "-SB"), oracle.Setting(batch_size=2)
+    names = ("nll", "null:1", "entropy")
+    found = oracle.landscapes(lm, tokens, space, [0, 7], objectives=names, setting=setting)
+    assert found.shape == (3, 3, 2, 81)
+    assert np.isnan(found[:, 2, 1]).all()
+    for row, name in enumerate(names):
+        one = oracle.landscape(lm, tokens, space, seq=1, position=7, objective=name)
+        np.testing.assert_allclose(found[row, 1, 1], one, atol=1e-5)
+    best = oracle.search(lm, tokens, space, context="reference:big")
+    np.testing.assert_allclose(found[0].min(-1), best.loss_nats[:, [0, 7]], atol=1e-5)
+    with pytest.raises(ValueError, match="a landscape takes reference"):
+        oracle.landscapes(lm, tokens, space, [0], context="committed")
+
+
+@pytest.mark.parametrize("choices", ["SB", "-SB"])
+def test_a_sum_over_layers_is_additive_and_one_of_pairs_is_pairwise(choices):
+    space, draw = Space(5, choices), np.random.default_rng(0)
+    routes = space.enumerate()
+    single = draw.normal(size=(5, 3))[np.arange(5), routes].sum(1)
+    pair = draw.normal(size=(3, 3))[routes[:, 1], routes[:, 3]]
+    noise = draw.normal(size=len(routes))
+    additive, pairwise = oracle.additivity(space, np.stack([single, single + pair, noise])).T
+    assert additive[0] == pytest.approx(1)
+    assert additive[1] < 0.999
+    np.testing.assert_allclose(pairwise[:2], 1)
+    assert pairwise[2] < 0.9
+
+
+def test_methods_on_landscapes_do_what_they_do_on_the_model(lm, ids):
+    whole = Space(4, "-SB")
+    losses = oracle.landscapes(lm, ids, whole, range(11))[0].reshape(33, -1)
+    for spaces in ([whole], by_big(4, "-SB")):
+        regret, tried = oracle.retraced(whole, losses, spaces, "descent")
+        assert (regret >= 0).all()
+        found = [
+            oracle.search(lm, ids, space, context="reference:big", method="descent").loss_nats.reshape(-1)
+            for space in spaces
+        ]
+        least = [losses[:, space.contains(whole.enumerate())].min(1) for space in spaces]
+        np.testing.assert_allclose(regret, np.array(found) - least, atol=2e-5)
+        assert (tried < whole.count()).all()
+    regret, tried = oracle.retraced(whole, losses, [whole], "beam-81")
+    assert (tried == 81).all()
+    assert (regret == 0).all()
+    with pytest.raises(ValueError, match="give one of descent"):
+        oracle.retraced(whole, losses, [whole], "random-5")
