@@ -16,13 +16,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from . import corpus, frames, oracle, records, router, routes, store
+from . import corpus, frames, metrics, oracle, records, router, routes, store
 from .model import LanguageModel, load
 from .router import Mixture
 
@@ -34,6 +35,15 @@ OBJECTIVES = ("nll", "expected", "null")
 """The oracle, the label-free policy and the null control."""
 CARRIED = (*OBJECTIVES, "sampled")
 """And the routes of the null control scored on the true targets, where one pass serves them all."""
+WITHOUT_LABEL = ("expected:mean", "agree_big", "entropy")
+"""Further objectives that need no answer."""
+CANDIDATES = tuple(2**power for power in range(13))
+"""Numbers of random routes whose best is compared with all big."""
+NULL_DRAWS = 4
+"""Sampled targets of a landscape's position."""
+NUMBERS = {"descent": (0, 1, 2, 4), "surrogate": (20, 40, 80, 160), "beam": (4, 8, 16, 32), "mcts": (25, 50, 100, 200)}
+RETRACED = tuple(f"{name}-{number}" for name, numbers in NUMBERS.items() for number in numbers)
+"""Methods that do not enumerate, with their numbers."""
 BUDGETS = (2, 4, 6, 8, 10)
 MIXTURES = ((0.3, 0.7, 0.0), (0.5, 0.0, 0.5), (0.5, 0.3, 0.2))
 """Shares of big, small and skip of the routers in figure 7."""
@@ -153,6 +163,39 @@ class Study:
         found = self.survey(source, OBJECTIVES if context == "committed" else CARRIED, context=context)
         random = self.survey(source, ("nll",), context=context, method="random-100")
         return [*found.values(), *random.values(), self.fixed(source)]
+
+    def landscapes(self, source: str, *, positions: int = 32) -> dict[str, pd.DataFrame]:
+        """What all routes of some positions say, under `reference:big`; a row of each table is a position of a text.
+
+        Tables (columns beside seq and position): `additivity` (additive, pairwise: R squared), `candidates` (candidates,
+        true_nats, null_nats: expected gain over all big of the best of so many random routes), `methods` (method, space:
+        free or each budget; regret_nats, routes).
+
+        Args:
+            source: which texts.
+            positions: of each text, evenly spaced.
+        """
+        tokens, space = self.tokens(source), routes.Space(self.lm.layers, "SB")
+        places = np.unique(np.linspace(0, tokens.scored.shape[1] - 1, positions).astype(int)).tolist()
+        spaces = {"free": [space], "each budget": routes.by_big(self.lm.layers, "SB")}
+
+        def compute(_: oracle.Keep) -> dict[str, pd.DataFrame]:
+            drawn = [f"null:{self.seed + draw}" for draw in range(NULL_DRAWS)]
+            true, *null = oracle.landscapes(self.lm, tokens, space, places, objectives=("nll", *drawn))
+            made: dict[str, list[pd.DataFrame]] = {"additivity": [], "candidates": [], "methods": []}
+            fits = dict(zip(("additive", "pairwise"), oracle.additivity(space, true)))
+            made["additivity"].append(frames.sampled(tokens, places, fits))
+            for k in (k for k in CANDIDATES if k <= space.count()):
+                one, *others = (each[..., -1] - metrics.least_of(each, k) for each in (true, *null))
+                gains = {"true_nats": one, "null_nats": np.mean(others, axis=0)}
+                made["candidates"].append(frames.sampled(tokens, places, gains, candidates=k))
+            for (name, searched), method in product(spaces.items(), RETRACED):
+                regret, tried = oracle.retraced(space, true, searched, method, seed=self.seed)
+                found = {"regret_nats": regret.mean(0), "routes": tried}
+                made["methods"].append(frames.sampled(tokens, places, found, method=method, space=name))
+            return {name: pd.concat(parts, ignore_index=True) for name, parts in made.items()}
+
+        return self._cached("landscapes", {**_text(tokens), "positions": positions, "seed": self.seed}, compute)
 
     def replayed(self, source: str, curve: records.Curve) -> records.Curve:
         """What the routes of a curve are worth in one ordinary forward pass, whatever context they were chosen in."""

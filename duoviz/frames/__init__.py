@@ -1,5 +1,6 @@
 """Records to tidy tables and back: the only place that names columns, dtypes and units."""
 
+from .landscapes import means, sampled
 from .stored import curve, curve_from_frame, found, found_from_frame, positions, tidy, token_losses
 from .summaries import curve_summary, difficulty, distribution, gains, gaps, luck, usage
 
@@ -14,7 +15,9 @@ __all__ = [
     "gains",
     "gaps",
     "luck",
+    "means",
     "positions",
+    "sampled",
     "tidy",
     "token_losses",
     "usage",

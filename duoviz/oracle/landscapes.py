@@ -96,27 +96,27 @@ def landscapes(
     return found
 
 
-def additivity(space: Space, losses: Float[np.ndarray, "row route"]) -> Float64[np.ndarray, "row 2"]:
+def additivity(space: Space, losses: Float[np.ndarray, "*any route"]) -> Float64[np.ndarray, 2 *any]:
     """How much of the variance over all routes is a sum over layers, and how much a sum over pairs of layers: R squared of
-    the two least-squares fits to each landscape of the whole space."""
+    the two least-squares fits to each landscape of the whole space; NaN where there is none."""
     matrix = features(space, space.enumerate())
-    values = losses - losses.mean(1, keepdims=True)
+    values = losses - losses.mean(-1, keepdims=True)
     found = []
     for part in (matrix[:, : 1 + space.layers * (len(space.allowed) - 1)], matrix):
         base, _ = np.linalg.qr(part)
         left = values - (values @ base) @ base.T
-        found.append(1 - (left**2).sum(1) / (values**2).sum(1))
-    return np.stack(found, 1)
+        found.append(1 - (left**2).sum(-1) / (values**2).sum(-1))
+    return np.stack(found)
 
 
 def retraced(
-    whole: Space, losses: Float[np.ndarray, "row route"], spaces: Sequence[Space], method: str, *, seed: int = 0
-) -> tuple[Float64[np.ndarray, "space row"], Float64[np.ndarray, " row"]]:
+    whole: Space, losses: Float[np.ndarray, "*any route"], spaces: Sequence[Space], method: str, *, seed: int = 0
+) -> tuple[Float64[np.ndarray, space *any], Float64[np.ndarray, "*any"]]:
     """What a method that does not enumerate would have found on known landscapes, each a question of its own.
 
     Args:
         whole: the space of the landscapes, all routes of some choices.
-        losses: of its routes.
+        losses: of its routes; NaN where there is no landscape.
         spaces: the spaces searched, side by side: what is tried for one serves all.
         method: as in `search`.
         seed: of the method's draws.
@@ -130,14 +130,16 @@ def retraced(
     name, number = parse(method, whole)
     if name not in METHODS:
         raise ValueError(f"method {method!r}: give one of {', '.join(METHODS)}")
+    known = ~np.isnan(losses[..., 0])
+    flat, rows = losses[known].astype(float), np.arange(known.sum())
     powers = len(whole.allowed) ** np.arange(whole.layers)[::-1]
-    rows = np.arange(len(losses))
-    tried = Tried(lambda q, r: losses[q, np.searchsorted(whole.allowed, r) @ powers].astype(float), whole.layers)
+    tried = Tried(lambda q, r: flat[q, np.searchsorted(whole.allowed, r) @ powers], whole.layers)
     draws = [np.random.default_rng([seed, place]) for place in range(len(spaces))]
     answer([METHODS[name].search(space, rows, number, draw) for space, draw in zip(spaces, draws)], tried)
-    every, regrets = whole.enumerate(), []
-    for space in spaces:
+    every, regret, count = whole.enumerate(), np.full((len(spaces), *known.shape), np.nan), np.full(known.shape, np.nan)
+    for place, space in enumerate(spaces):
         best, _ = tried.best(space, rows)
-        reached = losses[rows, np.searchsorted(whole.allowed, best) @ powers]
-        regrets.append(reached - losses[:, space.contains(every)].min(1))
-    return np.stack(regrets).astype(float), np.bincount(tried.questions, minlength=len(losses)).astype(float)
+        reached = flat[rows, np.searchsorted(whole.allowed, best) @ powers]
+        regret[place, known] = reached - flat[:, space.contains(every)].min(1)
+    count[known] = np.bincount(tried.questions, minlength=len(flat))
+    return regret, count

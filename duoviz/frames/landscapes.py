@@ -1,0 +1,47 @@
+"""Tables of some positions of each text, and their means."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from .. import metrics
+from ..records import Tokens
+
+
+def sampled(
+    tokens: Tokens,
+    positions: Sequence[int],
+    values: Mapping[str, Float[np.ndarray, "seq position"]],
+    **same: object,
+) -> pd.DataFrame:
+    """One row per sampled scored position: seq, position, a column for each of the values, and columns that are the same
+    in all rows."""
+    seqs, numbers = np.nonzero(tokens.scored[:, positions])
+    table = pd.DataFrame({"seq": seqs.astype(np.int32), "position": np.array(positions, np.int32)[numbers]})
+    return table.assign(**{name: each[seqs, numbers] for name, each in values.items()}, **same)
+
+
+def means(table: pd.DataFrame, tokens: Tokens, *, by: Sequence[str], values: Sequence[str]) -> pd.DataFrame:
+    """One row per group: source, the columns of the group, and for each of the values its mean and `<value>_low` and
+    `<value>_high` (95 %, documents drawn anew); positions, documents.
+
+    Args:
+        table: rows with seq and position; a group holds a position at most once.
+        tokens: the texts.
+        by: columns that make a group.
+        values: columns to average.
+    """
+    rows = []
+    for key, part in table.groupby(list(by), sort=False, observed=True):
+        row: dict[str, object] = {"source": tokens.source, **dict(zip(by, key))}
+        for name in values:
+            dense = np.full(tokens.scored.shape, np.nan)
+            dense[part["seq"], part["position"]] = part[name]
+            mean = metrics.mean_interval(dense, tokens.documents)
+            row |= {name: mean.mean, f"{name}_low": mean.low, f"{name}_high": mean.high}
+        rows.append(row | {"positions": mean.positions, "documents": mean.documents})
+    return pd.DataFrame(rows)
