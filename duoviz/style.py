@@ -16,6 +16,9 @@ GLYPHS = "-SB"
 POLICY_COLOURS = {
     "oracle": "#D55E00",
     "label-free": "#009E73",
+    "label-free, mean teacher": "#6B8E23",
+    "agree_big": "#4F81BD",
+    "entropy": "#C2577B",
     "null": "#CC79A7",
     "sampled": "#8C6BB1",
     "oracle, replayed": "#A0603C",
@@ -30,6 +33,9 @@ POLICY_COLOURS = {
 POLICY_MARKS = {
     "oracle": "circle",
     "label-free": "square",
+    "label-free, mean teacher": "square-open",
+    "agree_big": "diamond",
+    "entropy": "hourglass",
     "null": "x",
     "sampled": "cross",
     "oracle, replayed": "pentagon",

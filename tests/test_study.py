@@ -3,8 +3,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from duoviz import oracle
-from duoviz.routes import to_text
+from duoviz import figures, frames, oracle
+from duoviz.routes import Space, to_text
 from duoviz.study import OBJECTIVES, Study
 
 
@@ -66,3 +66,30 @@ def test_a_model_without_routers_has_no_router_curve(study, tmp_path):
     assert bare.routers() == {}
     assert bare.router_curve("shipped-prose") is None
     assert list(study.routers())[:2] == ["budget-2", "budget-4"]
+
+
+def test_landscapes_of_a_source_say_what_a_search_finds(study, monkeypatch):
+    monkeypatch.setattr("duoviz.study.RETRACED", ("descent-0", "surrogate-20"))
+    tables, tokens = study.landscapes("shipped-prose", positions=2), study.tokens("shipped-prose")
+    best = oracle.search(study.lm, tokens, Space(12), context="reference:big").loss_nats
+    big = study.losses("shipped-prose", "B" * 12)
+    every = tables["candidates"]
+    assert sorted(set(every["position"])) == [0, 3]
+    most = every[every["candidates"] == 4096].sort_values(["seq", "position"])
+    np.testing.assert_allclose(most["true_nats"], (big - best)[:, [0, 3]].ravel(), atol=1e-5)
+    assert (tables["additivity"]["pairwise"] > tables["additivity"]["additive"]).all()
+    regrets = frames.regrets(tables["methods"], every, tokens)
+    assert (regrets["regret_nats"] >= 0).all()
+    of = regrets[regrets["space"] == "free"].set_index("method")
+    assert of.loc["descent-0", "regret_nats"] < of.loc["random-128", "regret_nats"]
+    rise = (most["true_nats"] - every.loc[every["candidates"] == 1, "true_nats"].to_numpy()).mean()
+    assert of.loc["random-1", "regret_nats"] == pytest.approx(rise, abs=1e-6)
+    for figure in (figures.candidates_curve(by_candidates(tables, tokens)), figures.regret_curve(regrets)):
+        assert figure.layout.title.text
+    drawn = {trace.name: trace for trace in figure.data if trace.xaxis == "x"}
+    assert set(drawn) == {"descent", "surrogate", "random"}
+    np.testing.assert_allclose(drawn["random"].customdata[:, 0], of.filter(like="random", axis=0)["regret_nats"])
+
+
+def by_candidates(tables, tokens):
+    return frames.means(tables["candidates"], tokens, by=["candidates"], values=["true_nats", "null_nats"])

@@ -7,6 +7,7 @@ and titles are text, never markup. Show a figure with `figure.show(config=figure
 
 from duoviz.style import CONFIG
 
+from .landscapes import candidates_curve, regret_curve
 from .policies import budget_curve, gain_curve, gap_closed, intervals, policy_bars, realised_budget
 from .routing import route_maps, routing_heatmap
 from .tokens import distribution, token_losses
@@ -15,12 +16,14 @@ from .training import training_curves
 __all__ = [
     "CONFIG",
     "budget_curve",
+    "candidates_curve",
     "distribution",
     "gain_curve",
     "gap_closed",
     "intervals",
     "policy_bars",
     "realised_budget",
+    "regret_curve",
     "route_maps",
     "routing_heatmap",
     "token_losses",

@@ -16,6 +16,9 @@ NAMES = {
     "sampled": "null control's routes on true targets",
     "random-100": "best of 100 random",
     "fixed": "best fixed route",
+    "label-free, mean teacher": "label-free (teacher: mean over routes)",
+    "agree_big": "keeps all big's likeliest token",
+    "entropy": "least entropy",
 }
 SOURCES = (("circle", "#D55E00"), ("square", "#0072B2"), ("diamond", "#009E73"), ("cross", "#CC79A7"))
 """Mark and colour of the first, second, ... source where a figure tells sources, not policies, apart."""

@@ -1,6 +1,6 @@
 """Records to tidy tables and back: the only place that names columns, dtypes and units."""
 
-from .landscapes import means, sampled
+from .landscapes import means, regrets, sampled
 from .stored import curve, curve_from_frame, found, found_from_frame, positions, tidy, token_losses
 from .summaries import curve_summary, difficulty, distribution, gains, gaps, luck, usage
 
@@ -17,6 +17,7 @@ __all__ = [
     "luck",
     "means",
     "positions",
+    "regrets",
     "sampled",
     "tidy",
     "token_losses",

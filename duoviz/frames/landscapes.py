@@ -45,3 +45,26 @@ def means(table: pd.DataFrame, tokens: Tokens, *, by: Sequence[str], values: Seq
             row |= {name: mean.mean, f"{name}_low": mean.low, f"{name}_high": mean.high}
         rows.append(row | {"positions": mean.positions, "documents": mean.documents})
     return pd.DataFrame(rows)
+
+
+def regrets(methods: pd.DataFrame, candidates: pd.DataFrame, tokens: Tokens) -> pd.DataFrame:
+    """How far from the best route each method ends, and after how many routes: `means` of regret_nats and routes by space
+    and method, with the random draws of `candidates` as method `random-K` in the space `free`.
+
+    Args:
+        methods, candidates: tables of `Study.landscapes`.
+        tokens: the texts.
+    """
+    best = candidates.groupby(["seq", "position"])["true_nats"].transform("max")
+    random = pd.DataFrame(
+        {
+            "seq": candidates["seq"],
+            "position": candidates["position"],
+            "regret_nats": best - candidates["true_nats"],
+            "routes": candidates["candidates"].astype(float),
+            "method": "random-" + candidates["candidates"].astype(str),
+            "space": "free",
+        }
+    )
+    known = pd.concat([methods, random[candidates["candidates"] < candidates["candidates"].max()]])
+    return means(known, tokens, by=["space", "method"], values=["regret_nats", "routes"])

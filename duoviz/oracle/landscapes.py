@@ -96,7 +96,7 @@ def landscapes(
     return found
 
 
-def additivity(space: Space, losses: Float[np.ndarray, "*any route"]) -> Float64[np.ndarray, 2 *any]:
+def additivity(space: Space, losses: Float[np.ndarray, "*any route"]) -> Float64[np.ndarray, 2 * any]:
     """How much of the variance over all routes is a sum over layers, and how much a sum over pairs of layers: R squared of
     the two least-squares fits to each landscape of the whole space; NaN where there is none."""
     matrix = features(space, space.enumerate())
@@ -111,7 +111,7 @@ def additivity(space: Space, losses: Float[np.ndarray, "*any route"]) -> Float64
 
 def retraced(
     whole: Space, losses: Float[np.ndarray, "*any route"], spaces: Sequence[Space], method: str, *, seed: int = 0
-) -> tuple[Float64[np.ndarray, space *any], Float64[np.ndarray, "*any"]]:
+) -> tuple[Float64[np.ndarray, space * any], Float64[np.ndarray, "*any"]]:
     """What a method that does not enumerate would have found on known landscapes, each a question of its own.
 
     Args:

@@ -1,0 +1,108 @@
+"""What all routes of a token say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from .. import style
+from . import look
+
+KINDS = {
+    "true_nats": ("oracle", "the true next token"),
+    "null_nats": ("null", "a token the model made up (null control)"),
+}
+METHODS = {
+    "descent": ("circle", "#D55E00"),
+    "surrogate": ("square", "#0072B2"),
+    "beam": ("diamond", "#009E73"),
+    "mcts": ("triangle-up", "#CC79A7"),
+    "random": ("x", "#888888"),
+}
+"""Mark and colour of a method that does not enumerate."""
+FLOOR = 1e-5
+"""Nats below which a regret is drawn at the lower edge: losses are not more exact."""
+
+
+def candidates_curve(table: pd.DataFrame, *, title: str = "How much does the best of K routes gain?") -> go.Figure:
+    """What does a minimum over more and more random routes gain over all big, on the true next token and on one that the
+    model made up? Where both rise alike, the rise is luck. One panel per source.
+
+    Args:
+        table: columns source, candidates, true_nats and null_nats with their bounds, positions, documents
+            (`frames.means`).
+        title: of the figure.
+
+    Raises:
+        ValueError: no rows, or a column is missing.
+    """
+    look.needed(table, ["source", "candidates", *(f"{kind}{end}" for kind in KINDS for end in ("", "_low", "_high"))])
+    sources = list(dict.fromkeys(table["source"]))
+    figure = look.panels(sources, shared_yaxes=True, horizontal_spacing=0.04)
+    for column, source in enumerate(sources, 1):
+        part = table[table["source"] == source].sort_values("candidates")
+        for kind, (policy, label) in KINDS.items():
+            figure.add_scatter(
+                x=part["candidates"],
+                y=part[kind],
+                name=label,
+                mode="lines+markers",
+                error_y=look.errors(part, kind, f"{kind}_low", f"{kind}_high"),
+                line={"color": style.policy_colour(policy), "dash": "dot" if policy == "null" else "solid"},
+                marker={"symbol": style.POLICY_MARKS[policy], "size": 8},
+                legendgroup=kind,
+                showlegend=column == 1,
+                row=1,
+                col=column,
+            )
+    figure.add_hline(y=0, line={"color": style.INK, "width": 1})
+    figure.update_xaxes(title="random routes to choose from", type="log", dtick=1)
+    figure.update_yaxes(title="gain over all big (nats per token)", col=1)
+    return look.finish(figure, title=title, note=f"{look.counted(table)}; bars: 95 %", height=440)
+
+
+def regret_curve(table: pd.DataFrame, *, title: str = "How near do searches come that do not enumerate?") -> go.Figure:
+    """How far from the best route does each method end, and how many routes has it looked at? One row of panels per space,
+    one column per source, both axes logarithmic; a regret below 0.00001 nats is drawn at the lower edge.
+
+    Args:
+        table: as of `frames.regrets`.
+        title: of the figure.
+
+    Raises:
+        ValueError: no rows, or a column is missing.
+    """
+    look.needed(table, ["source", "space", "method", "regret_nats", "regret_nats_low", "regret_nats_high", "routes"])
+    sources, spaces = (list(dict.fromkeys(table[name])) for name in ("source", "space"))
+    titles = [f"{source}, {space}" for space in spaces for source in sources]
+    shared: dict[str, Any] = {"shared_xaxes": "all", "shared_yaxes": "all", "horizontal_spacing": 0.04}
+    figure = look.panels(titles, rows=len(spaces), cols=len(sources), vertical_spacing=0.12, **shared)
+    families = table["method"].str.partition("-")[0]
+    for (source, space, family), part in table.groupby(["source", "space", families], sort=False):
+        symbol, colour = METHODS.get(family, ("cross", style.INK))
+        points = part.sort_values("routes")
+        figure.add_scatter(
+            x=points["routes"],
+            y=points["regret_nats"].clip(lower=FLOOR),
+            name=style.escape(family),
+            mode="lines+markers",
+            text=[style.escape(method) for method in points["method"]],
+            customdata=np.stack([points["regret_nats"], points["regret_nats_low"], points["regret_nats_high"]], -1),
+            hovertemplate="%{text}: %{customdata[0]:.5f} nats [%{customdata[1]:.5f}, %{customdata[2]:.5f}],"
+            " %{x:.0f} routes<extra></extra>",
+            line={"color": colour},
+            marker={"symbol": symbol, "size": 8},
+            legendgroup=family,
+            showlegend=(source, space) == (sources[0], spaces[0]),
+            row=spaces.index(space) + 1,
+            col=sources.index(source) + 1,
+        )
+    figure.update_xaxes(type="log", dtick=1)
+    figure.update_xaxes(title="routes looked at", row=len(spaces))
+    figure.update_yaxes(type="log", dtick=1, range=[np.log10(FLOOR) - 0.1, 0])
+    figure.update_yaxes(title="regret (nats per token)", col=1)
+    note = f"{look.counted(table)}; intervals at the pointer; lower edge: below {FLOOR:.5f} nats"
+    return look.finish(figure, title=title, note=note, height=260 + 250 * len(spaces))
