@@ -76,6 +76,7 @@ def _rows(lm: LanguageModel, tokens: Tokens, folder: str, rounds: int) -> Iterat
     yield from _three_ways(lm, tokens)
     yield _memory(folder)
     yield from _methods(lm, tokens[:2].cut(25))
+    yield from _halved(folder, tokens[:2].cut(25), device=lm.device)
     yield from _dispatch(lm, rounds)
     yield _stage_1(lm, rounds)
 
@@ -224,6 +225,15 @@ def _methods(lm: LanguageModel, tokens: Tokens) -> Iterator[Row]:
         yield Row(f"{method}: regret after {found.effort.routes:.0f} routes", regret, "nats", share, "FLOPs of exact")
 
 
+def _halved(folder: str, tokens: Tokens, *, device: torch.device) -> Iterator[Row]:
+    """What bfloat16 changes in a search: norm, logits and their log-sum-exp stay in float32."""
+    models = [load(folder, device=str(device), dtype=dtype) for dtype in (torch.float32, torch.bfloat16)]
+    one, other = (oracle.by_budget(lm, tokens, context="reference:big") for lm in models)
+    same, differs = (one.routes == other.routes).all(-1).mean(), np.abs(one.loss_nats - other.loss_nats).mean()
+    yield Row("bfloat16: routes that are those of float32, all budgets", 100 * float(same), "%")
+    yield Row("bfloat16: mean difference of the oracle's loss", float(differs), "nats")
+
+
 @torch.no_grad()
 def _dispatch(lm: LanguageModel, rounds: int) -> Iterator[Row]:
     """One FFN site over 4,096 tokens, some of them big."""
@@ -267,6 +277,7 @@ def line(row: Row) -> str:
     return f"| {row.measure} | {row.value:.3g} {row.unit} | {ratio} | {row.against} |"
 
 
+MARK = "<!-- bench -->"
 HEADER = "| measure | value | ratio | against |\n|---|---|---|---|"
 
 
@@ -286,3 +297,20 @@ def write(rows: list[Row], out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     cleaned = [{**asdict(row), "ratio": None if np.isnan(row.ratio) else row.ratio} for row in rows]
     out.write_text(json.dumps({"machine": machine(), "rows": cleaned}, indent=1) + "\n")
+
+
+def table(path: Path) -> str:
+    """What `write` wrote, as text: the machine, and a markdown table.
+
+    Raises:
+        FileNotFoundError: nothing was written there.
+    """
+    found = json.loads(path.read_text())
+    rows = [Row(**{**row, "ratio": np.nan if row["ratio"] is None else row["ratio"]}) for row in found["rows"]]
+    return "\n".join([found["machine"], "", HEADER, *map(line, rows)])
+
+
+def ship(path: Path, readme: Path) -> None:
+    """Put the table of `path` between the README's two `<!-- bench -->` marks."""
+    before, _, after = readme.read_text().split(MARK)
+    readme.write_text(f"{before}{MARK}\n{table(path)}\n{MARK}{after}")

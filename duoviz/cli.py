@@ -213,13 +213,20 @@ def bench(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     rounds: Annotated[int, typer.Option(help="How often both sides of a comparison are timed.")] = 3,
     out: Annotated[Path, typer.Option(help="The table as JSON.")] = Path("runs/bench.json"),
+    ship: Annotated[bool, typer.Option(help="Also put the table in data/bench.json and the README.")] = False,
 ) -> None:
     """Measure what is fast and what is not, as ratios in one run."""
     from . import bench as benchmarks
+    from . import study
 
     print(f"{benchmarks.machine()}\n\n{benchmarks.HEADER}")
-    benchmarks.write(benchmarks.run(model, device=device, rounds=rounds), out)
+    rows = benchmarks.run(model, device=device, rounds=rounds)
+    shipped = study.ROOT / "data" / "bench.json"
+    for path in [out, *([shipped] if ship else [])]:
+        benchmarks.write(rows, path)
     print(f"\nalso in {out}")
+    if ship:
+        benchmarks.ship(shipped, study.ROOT / "README.md")
 
 
 def _rest(big: float, skip: float) -> float:

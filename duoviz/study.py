@@ -44,9 +44,6 @@ NULL_DRAWS = 4
 NUMBERS = {"descent": (0, 1, 2, 4), "surrogate": (20, 40, 80, 160), "beam": (4, 8, 16, 32), "mcts": (25, 50, 100, 200)}
 RETRACED = tuple(f"{name}-{number}" for name, numbers in NUMBERS.items() for number in numbers)
 """Methods that do not enumerate, with their numbers."""
-BUDGETS = (2, 4, 6, 8, 10)
-MIXTURES = ((0.3, 0.7, 0.0), (0.5, 0.0, 0.5), (0.5, 0.3, 0.2))
-"""Shares of big, small and skip of the routers in figure 7."""
 
 
 @dataclass(frozen=True)
@@ -147,16 +144,29 @@ class Study:
         return records.Tokens.joined([take(name, documents=number) for name, number in CALIBRATION])
 
     def fixed(self, source: str, *, null: bool = False) -> records.Curve:
-        """The fixed routes, scored on a source (figure 4), or on the targets drawn for its null control."""
+        """The fixed routes, scored on a source (figure 4), or on the targets drawn for its null control.
+
+        The latter is kept beside the null control: another machine's rounding may draw another target now and then.
+        """
         tokens, chosen = self.tokens(source), self.fixed_routes()
-        targets = oracle.sample_targets(self.lm, tokens, seed=self.seed) if null else None
-        return records.Curve(
-            name="fixed",
-            context="uniform",
-            budgets=np.arange(len(chosen)),
-            routes=np.stack([oracle.same_for_all(tokens, route) for route in chosen]),
-            loss_nats=np.stack([self.lm.score(tokens, route, targets=targets) for route in chosen]),
-        )
+
+        def scored(targets: np.ndarray | None) -> records.Curve:
+            return records.Curve(
+                name="fixed",
+                context="uniform",
+                budgets=np.arange(len(chosen)),
+                routes=np.stack([oracle.same_for_all(tokens, route) for route in chosen]),
+                loss_nats=np.stack([self.lm.score(tokens, route, targets=targets) for route in chosen]),
+            )
+
+        if not null:
+            return scored(None)
+
+        def compute(_: oracle.Keep) -> dict[str, pd.DataFrame]:
+            return {"curve": frames.curve(scored(oracle.sample_targets(self.lm, tokens, seed=self.seed)), tokens)}
+
+        table = self._cached("fixed-null", {**_text(tokens), "seed": self.seed}, compute)["curve"]
+        return frames.curve_from_frame(table, tokens)
 
     def curves(self, source: str, *, context: str = "committed") -> list[records.Curve]:
         """Every policy over the number of big layers, beside each other (figure 4b)."""
@@ -200,7 +210,7 @@ class Study:
     def replayed(self, source: str, curve: records.Curve) -> records.Curve:
         """What the routes of a curve are worth in one ordinary forward pass, whatever context they were chosen in."""
         losses = np.stack([self.lm.score(self.tokens(source), chosen) for chosen in curve.routes])
-        return records.Curve(f"{curve.name}, replayed", "own", curve.budgets, losses, curve.routes)
+        return records.Curve(f"{curve.name}, replayed", f"from {curve.context}", curve.budgets, losses, curve.routes)
 
     def skipping(self, source: str, *, skip: int, context: str = "committed") -> records.Found:
         """Best routes with exactly so many layers skipped and the others big (figure 2d)."""
@@ -239,7 +249,7 @@ class Study:
         return pd.read_parquet(path)
 
     def router(self, name: str) -> router.Router:
-        """A router that belongs to the model, for example `budget-4` or `big-50-skip-50` (see `shipped_routers`)."""
+        """A router that belongs to the model, for example `budget-4` or `big-50-skip-50` (see `router.standard`)."""
         return router.load(Path(self.folder) / "routers" / name)
 
     def routed(self, source: str, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -247,13 +257,13 @@ class Study:
         return self.router(name).run(self.lm, self.tokens(source))
 
     def routers(self) -> dict[str, Mixture]:
-        """The routers of `shipped_routers` that the model has, by folder name."""
-        known = shipped_routers(self.lm.layers)
+        """The routers of `router.standard` that the model has, by folder name."""
+        known = router.standard(self.lm.layers)
         return {name: asked for name, asked in known.items() if (Path(self.folder) / "routers" / name).is_dir()}
 
     def router_curve(self, source: str) -> records.Curve | None:
         """The trained routers over their budgets (figures 4b, 3); None for a model without."""
-        budgets = [k for k in BUDGETS if f"budget-{k}" in self.routers()]
+        budgets = [k for k in router.BUDGETS if f"budget-{k}" in self.routers()]
         if not budgets:
             return None
         found = [self.routed(source, f"budget-{k}") for k in budgets]
@@ -291,18 +301,6 @@ def _text(tokens: records.Tokens) -> dict[str, Any]:
 def results(folder: Path = ROOT / "runs" / "results", *, since: float = 0.0) -> store.Store:
     """Where results are kept, behind the shipped ones; see `store.Store`."""
     return store.Store(folder, shipped=SHIPPED_RESULTS, since=since)
-
-
-def mixture_name(mixture: Mixture) -> str:
-    """Folder of a router: `budget-4` of 12 layers big and the rest small, or the shares in per cent."""
-    parts = (("big", mixture.big), ("small", mixture.small), ("skip", mixture.skip))
-    return "-".join(f"{name}-{round(100 * share)}" for name, share in parts if share)
-
-
-def shipped_routers(layers: int) -> dict[str, Mixture]:
-    """The routers that belong to a model: the budgets of figure 4b and the mixtures of figure 7, by folder name."""
-    found = {f"budget-{k}": Mixture(k / layers, 1 - k / layers) for k in BUDGETS if k < layers}
-    return found | {mixture_name(m): m for m in (Mixture(*shares) for shares in MIXTURES)}
 
 
 def train_router(

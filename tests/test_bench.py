@@ -36,3 +36,9 @@ def test_a_row_as_text_and_as_json(tmp_path):
     found = json.loads((tmp_path / "deep" / "b.json").read_text())
     assert [row["ratio"] for row in found["rows"]] == [2.0, None]
     assert "cores" in found["machine"]
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{bench.MARK}\nold\n{bench.MARK}\nafter")
+    bench.ship(tmp_path / "deep" / "b.json", readme)
+    begins, shown, ends = readme.read_text().split(bench.MARK)
+    assert (begins, ends) == ("before\n", "\nafter")
+    assert shown.splitlines()[-2:] == [bench.line(row) for row in rows]

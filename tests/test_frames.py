@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from duoviz import frames, metrics, oracle
+from duoviz import figures, frames, metrics, oracle
 from duoviz.records import Curve, Tokens
 from duoviz.routes import BIG, Space
 
@@ -125,3 +125,28 @@ def test_luck_is_what_the_gains_leave(lm, tokens):
     np.testing.assert_allclose(table["label_luck"], table["oracle"] - table["label_free"], atol=1e-6)
     assert (table["label_luck_low"] <= table["label_luck"]).all()
     assert table["budget"].tolist() == [0, 1, 2, 3]
+
+
+def test_interval_tables_hold_every_policy_and_leave_out_what_was_not_asked():
+    rows = [("s", "oracle", 1), ("s", "oracle", 2), ("s", "router", 2)]
+    summary = pd.DataFrame([dict(zip(("source", "policy", "budget"), row)) for row in rows])
+    table = frames.interval_table(summary.assign(loss_nats=2.0, low_nats=1.5, high_nats=2.25))
+    assert list(table.columns) == ["oracle", "router"]
+    assert table.loc[("s", 2), "router"] == "2.000 [1.500, 2.250]"
+    assert table.loc[("s", 1), "router"] == ""
+
+
+def test_quantities_agree_as_far_as_they_rank_tokens_alike():
+    draw = np.random.default_rng(0).normal(size=(3, 50))
+    table = pd.DataFrame({"source": "s", "seq": np.arange(3).repeat(50), "a": draw.ravel()})
+    table = table.assign(
+        b=np.exp(table["a"]) + 10 * table["seq"], c=-table["a"], d=np.random.default_rng(1).normal(size=150)
+    )
+    found = frames.rank_agreement(table, ["a", "b", "c", "d"]).set_index(["one", "other"])
+    assert found.loc[("a", "b"), "mean"] == pytest.approx(1)  # another level in every document changes nothing
+    assert found.loc[("a", "c"), "high"] == pytest.approx(-1)
+    assert abs(found.loc[("a", "d"), "mean"]) < 0.3
+    assert found.loc[("d", "a"), ["documents", "positions"]].tolist() == [3, 150]
+    figure = figures.rank_agreement(found.reset_index(), title="t")
+    assert figure.data[0].z[0][2] == pytest.approx(-1)
+    assert list(figure.data[0].x) == ["a", "b", "c", "d"]

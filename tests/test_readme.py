@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from duoviz.metrics import mean_interval
-from duoviz.study import Study
+from duoviz import bench, frames
+from duoviz.metrics import enough, mean_interval
+from duoviz.study import CARRIED, WITHOUT_LABEL, Study
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -43,6 +44,27 @@ def test_what_the_picture_is_said_to_show_is_in_the_shipped_results():
         null = study.fixed(source, null=True).loss_nats[1] - found["null"].loss_nats[1]
         more = mean_interval(true - null, study.tokens(source).documents)
         assert more.low < 0 < more.high
+
+
+def test_what_is_said_of_notebook_7_is_in_the_shipped_results():
+    study = Study(documents=8)
+    for source in study.sources:
+        tokens, tables = study.tokens(source), study.landscapes(source)
+        free = study.survey(source, CARRIED, context="reference:big")["expected"]
+        again = study.lm.score(tokens, free.routes[1])
+        for loss in (free.loss_nats[1], again):
+            assert mean_interval(study.fixed(source).loss_nats[1] - loss, tokens.documents).low > 0
+        kept = study.survey(source, WITHOUT_LABEL, context="reference:big")["agree_big"]
+        assert mean_interval(enough(kept.minimised, epsilon=0.0), tokens.documents).mean < 1
+        assert round(tables["additivity"]["pairwise"].mean(), 2) == 0.99
+        regrets = frames.regrets(tables["methods"], tables["candidates"], tokens).set_index(["space", "method"])
+        descent = regrets.loc[("free", "descent-0")]
+        assert descent["regret_nats"] < 0.001
+        assert round(descent["routes"]) in (132, 133, 134)
+
+
+def test_the_benchmarks_are_those_of_the_stored_run():
+    assert README.split(bench.MARK)[1].strip() == bench.table(ROOT / "data" / "bench.json")
 
 
 def test_pictures_and_notebooks_exist():

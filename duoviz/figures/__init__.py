@@ -10,7 +10,7 @@ from duoviz.style import CONFIG
 from .landscapes import candidates_curve, regret_curve
 from .policies import budget_curve, gain_curve, gap_closed, intervals, policy_bars, realised_budget
 from .routing import route_maps, routing_heatmap
-from .tokens import distribution, token_losses
+from .tokens import distribution, rank_agreement, token_losses
 from .training import training_curves
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "gap_closed",
     "intervals",
     "policy_bars",
+    "rank_agreement",
     "realised_budget",
     "regret_curve",
     "route_maps",

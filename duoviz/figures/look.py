@@ -20,8 +20,19 @@ NAMES = {
     "agree_big": "keeps all big's likeliest token",
     "entropy": "least entropy",
 }
+QUANTITIES = {
+    "small_nats": "loss, all small",
+    "small_minus_big_nats": "all small - all big",
+    "label_free_difficulty_nats": "label-free difficulty",
+}
+"""Columns whose name alone does not say what they are."""
 SOURCES = (("circle", "#D55E00"), ("square", "#0072B2"), ("diamond", "#009E73"), ("cross", "#CC79A7"))
 """Mark and colour of the first, second, ... source where a figure tells sources, not policies, apart."""
+
+
+_AXIS = {"automargin": True, "title": {"standoff": 15}, "zerolinewidth": 2}
+TEMPLATE = {"layout": {"hovermode": "closest", "autotypenumbers": "strict", "xaxis": _AXIS, "yaxis": _AXIS}}
+"""What figures take of plotly's own template; the whole is larger than most of them, in every saved notebook."""
 
 
 def needed(table: pd.DataFrame, columns: Iterable[str]) -> None:
@@ -40,6 +51,7 @@ def needed(table: pd.DataFrame, columns: Iterable[str]) -> None:
 def finish(figure: go.Figure, *, title: str, note: str = "", height: int = 420) -> go.Figure:
     """Title with a note below it, transparent background, grey inks; room above for the titles of panels."""
     subtitle = {"text": style.escape(note), "font": {"size": 12}} if note else None
+    figure.layout.template = TEMPLATE  # assigned, because an update is merged into plotly's own
     figure.update_layout(
         title={
             "text": style.escape(title),
@@ -83,6 +95,11 @@ def panels(titles: Sequence[str], *, rows: int = 1, cols: int | None = None, **o
 def policy_name(policy: str) -> str:
     """A policy's name in a legend, escaped."""
     return style.escape(NAMES.get(policy, policy))
+
+
+def quantity_name(column: str) -> str:
+    """A column's name in a legend or at an axis, without its unit, escaped."""
+    return style.escape(QUANTITIES.get(column, column.removesuffix("_nats").replace("_", " ")))
 
 
 def errors(part: pd.DataFrame, mean: str, low: str, high: str, *, colour: str | None = None) -> dict[str, Any]:

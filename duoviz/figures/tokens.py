@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -93,7 +94,7 @@ def distribution(table: pd.DataFrame, columns: Sequence[str], *, x: str, title: 
             figure.add_scatter(
                 x=points["value"],
                 y=points["amount"],
-                name=style.escape(column.removesuffix("_nats").replace("_", " ")),
+                name=look.quantity_name(column),
                 mode="lines",
                 line={"color": PALETTE[number % len(PALETTE)], "shape": shape},
                 legendgroup=column,
@@ -106,3 +107,45 @@ def distribution(table: pd.DataFrame, columns: Sequence[str], *, x: str, title: 
     figure.update_yaxes(title="tokens", col=1)
     figure.update_yaxes(title="share of tokens below", col=2)
     return look.finish(figure, title=title, note=f"{len(table):,} positions; 99 % of the values shown")
+
+
+def rank_agreement(table: pd.DataFrame, *, title: str) -> go.Figure:
+    """Do several quantities rank the tokens of a document alike? Rank correlation of every pair, one panel per source.
+
+    Args:
+        table: as of `frames.rank_agreement`.
+        title: of the figure.
+
+    Raises:
+        ValueError: no rows, or a column is missing.
+    """
+    look.needed(table, ["source", "one", "other", "mean", "low", "high"])
+    sources = list(dict.fromkeys(table["source"]))
+    figure = look.panels(sources, shared_yaxes=True, horizontal_spacing=0.04)
+    for column, source in enumerate(sources, 1):
+        part = table[table["source"] == source]
+        order = list(dict.fromkeys(part["one"]))
+        wide = [part.pivot(index="one", columns="other", values=name) for name in ("mean", "low", "high")]
+        mean, low, high = (each.loc[order, order].to_numpy() for each in wide)
+        names = [look.quantity_name(name) for name in order]
+        figure.add_heatmap(
+            x=names,
+            y=names,
+            z=mean,
+            zmin=-1,
+            zmax=1,
+            colorscale=style.SHARE_SCALE,
+            text=mean,
+            texttemplate="%{text:.2f}",
+            customdata=np.stack([low, high], -1),
+            hovertemplate="%{y}, %{x}: %{z:.2f} [%{customdata[0]:.2f}, %{customdata[1]:.2f}]<extra></extra>",
+            colorbar={"title": "rank correlation"},
+            showscale=column == len(sources),
+            row=1,
+            col=column,
+        )
+    figure.update_xaxes(title="quantity", tickangle=-30, showgrid=False)
+    figure.update_yaxes(autorange="reversed", automargin=True, showgrid=False)
+    figure.update_yaxes(title="quantity", col=1)
+    note = f"{look.counted(table)}; within each document, averaged; 95 % intervals at the pointer"
+    return look.finish(figure, title=title, note=note, height=480)

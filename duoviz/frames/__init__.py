@@ -2,7 +2,7 @@
 
 from .landscapes import means, regrets, sampled
 from .stored import curve, curve_from_frame, found, found_from_frame, positions, tidy, token_losses
-from .summaries import curve_summary, difficulty, distribution, gains, gaps, luck, usage
+from .summaries import curve_summary, difficulty, distribution, gains, gaps, interval_table, luck, rank_agreement, usage
 
 __all__ = [
     "curve",
@@ -14,9 +14,11 @@ __all__ = [
     "found_from_frame",
     "gains",
     "gaps",
+    "interval_table",
     "luck",
     "means",
     "positions",
+    "rank_agreement",
     "regrets",
     "sampled",
     "tidy",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -39,6 +40,14 @@ def curve_summary(curves: Sequence[Curve], tokens: Tokens) -> pd.DataFrame:
                 }
             )
     return pd.DataFrame(rows)
+
+
+def interval_table(summary: pd.DataFrame) -> pd.DataFrame:
+    """A summary to read: one row per source and budget, one column per policy, cells `mean [low, high]` of the loss in nats;
+    empty where a policy was not asked for a budget."""
+    cells = [f"{r.loss_nats:.3f} [{r.low_nats:.3f}, {r.high_nats:.3f}]" for r in summary.itertuples()]
+    wide = summary.assign(cell=cells).pivot(index=["source", "budget"], columns="policy", values="cell")
+    return wide[list(dict.fromkeys(summary["policy"]))].rename_axis(columns=None).fillna("")
 
 
 def gains(curves: Mapping[str, Curve], tokens: Tokens) -> pd.DataFrame:
@@ -174,6 +183,25 @@ def difficulty(tokens: Tokens, oracle: Curve, label_free: Curve, null: Curve, *,
     table = token_losses(tokens, losses)
     table["enough"] = metrics.enough(oracle.loss_nats)[tokens.scored]
     return table
+
+
+def rank_agreement(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """How alike some columns rank the tokens of a document: source, one, other (columns), mean, low, high (Spearman's rank
+    correlation within each document, averaged over documents, which are drawn anew), positions, documents.
+
+    Args:
+        table: one row per position, with source and seq.
+        columns: every pair of them is compared.
+    """
+    rows = []
+    for source, part in table.groupby("source", sort=False, observed=True):
+        each = np.stack([text[list(columns)].corr("spearman").to_numpy() for _, text in part.groupby("seq")])
+        for one, other in product(range(len(columns)), repeat=2):
+            mean = metrics.mean_interval(each[:, one, other, None])
+            ends = {"mean": mean.mean, "low": mean.low, "high": mean.high}
+            named = {"source": source, "one": columns[one], "other": columns[other]}
+            rows.append({**named, **ends, "positions": len(part), "documents": mean.documents})
+    return pd.DataFrame(rows)
 
 
 def distribution(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:

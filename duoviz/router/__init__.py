@@ -9,8 +9,20 @@ backbone, on which the paper is silent, is frozen unless asked otherwise.
 """
 
 from .calibration import calibrate, realised
-from .files import load, save
+from .files import BUDGETS, load, save, standard
 from .linear import Mixture, Router
 from .training import Stage3, budget_loss, train
 
-__all__ = ["Mixture", "Router", "Stage3", "budget_loss", "calibrate", "load", "realised", "save", "train"]
+__all__ = [
+    "BUDGETS",
+    "Mixture",
+    "Router",
+    "Stage3",
+    "budget_loss",
+    "calibrate",
+    "load",
+    "realised",
+    "save",
+    "standard",
+    "train",
+]
