@@ -122,7 +122,7 @@ def _oracle(lm: LanguageModel, tokens: Tokens, rounds: int) -> Iterator[Row]:
     other = expanded * space.count() / EXPANDED
     yield Row(f"K/V cache expanded to {EXPANDED} branches", 1e3 * other, "ms", other / own, "oracle")
     rate = sum(2 * a * b * c for a, b, c in _shapes(products)) / gemm
-    yield Row("matrix products at the trie's shapes", rate / 1e9, "GFLOP/s")
+    yield Row("matrix products at the trie's shapes (BLAS)", rate / 1e9, "GFLOP/s")
     work = _work(lm, tokens)
     yield Row("trie with bounded head", work / 1e9, "GFLOP", own / (work / rate), "limit: FLOPs / product rate")
 

@@ -24,9 +24,14 @@ def naive(lm, ids, history, position, route):
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize(("width", "cached"), [(1, 2**20), (7, 2**20), (1000, 2**20), (1000, 300)])
-def test_leaves_equal_ordinary_forwards_for_any_width(monkeypatch, shape, width, cached):
+@pytest.mark.parametrize("fused", [True, False])
+def test_leaves_equal_ordinary_forwards_for_any_width(monkeypatch, shape, width, cached, fused):
     monkeypatch.setattr(texts, "CACHED", cached)
     lm = tiny_model(**shape)
+    if fused:
+        assert texts.applies(lm.model)
+    else:
+        monkeypatch.setattr(texts, "applies", lambda model: False)
     draw = np.random.default_rng(0)
     ids = draw.integers(0, 61, (2, 9))
     history = draw.integers(0, 3, (2, 9, lm.layers)).astype(np.int8)

@@ -18,6 +18,7 @@ from transformers import DynamicCache
 from ..model import DuoFFN, LanguageModel
 from ..routes import BIG, SKIP, SMALL
 from .attention import Lockstep, Prefix, Scattered, branch_attention
+from .fused import Fused, applies, turned_back
 from .trie import Trie, Work
 
 Rows = slice | Int64[Tensor, " row"]
@@ -52,13 +53,12 @@ class _LeaveOut:
             skip_scope: what a skip leaves out.
         """
         assert self.ffn_input is not None, "the layer has run"
-        x = self.ffn_input.reshape(-1, before.shape[-1])
-        untouched = (before if skip_scope == "block" else skipped).flatten(0, 1)
-        without = skipped.flatten(0, 1)
+        x = self.ffn_input.view_as(before)
+        untouched = before if skip_scope == "block" else skipped
         return {
-            SKIP: lambda rows: untouched[rows],
-            SMALL: lambda rows: without[rows] + ffn.small(x[rows]),
-            BIG: lambda rows: without[rows] + ffn.big(x[rows]),
+            SKIP: lambda rows: untouched[:, rows],
+            SMALL: lambda rows: skipped[:, rows] + ffn.small(x[:, rows]),
+            BIG: lambda rows: skipped[:, rows] + ffn.big(x[:, rows]),
         }
 
 
@@ -105,6 +105,8 @@ class Branches:
         self.lm, self.width = lm, width
         self.layers: list[Any] = list(lm.model.decoder_layers)
         self._piece = max(1, CACHED // getattr(lm.model.config, lm.model.family.width))  # rows of an FFN at one time
+        scope = lm.model.config.skip_scope
+        self._fused = [Fused(layer, skip_scope=scope) for layer in self.layers] if applies(lm.model) else []
         _keep_freed_memory()
         cache = DynamicCache(config=lm.model.config)
         with torch.no_grad(), _first_layer_call(self.layers[0]) as call:
@@ -126,7 +128,8 @@ class Branches:
     def leaves(self, position: int, trie: Trie) -> Iterator[tuple[slice, Float[Tensor, "text leaf hidden"]]]:
         """The last layer's output of every route at a position, chunk by chunk in the order of `trie.routes`."""
         with branch_attention(self.lm.model):
-            yield from self._expand(trie, position, 0, (0, 1), self.inputs[:, position : position + 1])
+            prefixes = [self._seen(level, position) for level in range(len(self.layers))]
+            yield from self._expand(trie, prefixes, 0, (0, 1), self.inputs[:, position : position + 1])
 
     @torch.no_grad()
     def scattered(
@@ -158,6 +161,11 @@ class Branches:
     def _lockstep(self, layer: int, position: int, *, write: bool = False) -> Lockstep:
         return Lockstep(self.keys[layer], self.values[layer], position, write)
 
+    def _seen(self, layer: int, position: int) -> Lockstep:
+        """What branches at a position attend to, for the layer that will run them."""
+        prefix = self._lockstep(layer, position)
+        return turned_back(prefix, *self._kwargs["position_embeddings"]) if self._fused else prefix
+
     def _run(self, layer: int, positions: list[int] | Tensor, x: Tensor, prefix: Prefix, routing: Any) -> Tensor:
         """One decoder layer over branches `[batch, branch, hidden]`, all at one position, or each at its own."""
         kwargs = dict(self._kwargs)
@@ -168,7 +176,7 @@ class Branches:
         return self.layers[layer](x, attention_mask=None, duo_routing=routing, duo_prefix=prefix, **kwargs)
 
     def _expand(
-        self, trie: Trie, position: int, level: int, nodes: tuple[int, int], x: Tensor
+        self, trie: Trie, prefixes: list[Lockstep], level: int, nodes: tuple[int, int], x: Tensor
     ) -> Iterator[tuple[slice, Tensor]]:
         """All leaves below some nodes of one level."""
         first, last = nodes
@@ -176,11 +184,11 @@ class Branches:
             below = int(trie.children[level][first]), int(trie.children[level][last])
             if (below[1] - below[0]) * len(x) > self.width and last - first > 1:
                 middle = (first + last) // 2
-                yield from self._expand(trie, position, level, (first, middle), x[:, : middle - first])
-                yield from self._expand(trie, position, level, (middle, last), x[:, middle - first :])
+                yield from self._expand(trie, prefixes, level, (first, middle), x[:, : middle - first])
+                yield from self._expand(trie, prefixes, level, (middle, last), x[:, middle - first :])
                 return
             parents, choices = trie.parents[level][slice(*below)] - first, trie.choices[level][slice(*below)]
-            x = self._children(level, [position], x, self._lockstep(level, position), parents, choices)
+            x = self._children(level, [prefixes[level].length], x, prefixes[level], parents, choices)
             (first, last), level = below, level + 1
         yield slice(first, last), x
 
@@ -207,27 +215,24 @@ class Branches:
         choices: np.ndarray,
     ) -> Tensor:
         """Outputs of a layer for the children of its nodes."""
-        routing = _LeaveOut()
-        skipped = self._run(level, positions, x, prefix, routing)
-        outputs = routing.outputs(self.layers[level].duo_ffn, x, skipped, self.lm.model.config.skip_scope)
-        made = x.new_empty(len(x) * len(parents), x.shape[-1])
-        nodes, texts = x.shape[1], len(x)
+        if self._fused and isinstance(prefix, Lockstep):
+            outputs = self._fused[level](x, prefix)
+        else:
+            routing = _LeaveOut()
+            skipped = self._run(level, positions, x, prefix, routing)
+            outputs = routing.outputs(self.layers[level].duo_ffn, x, skipped, self.lm.model.config.skip_scope)
+        texts, nodes = x.shape[:2]
+        made = x.new_empty(texts, len(parents), x.shape[-1])
         seen = int(torch.as_tensor(positions).sum()) * (nodes if len(positions) == 1 else 1)
         bigs, smalls = ((choices == choice).sum() for choice in (BIG, SMALL))
         self.work += Work(*(float(texts * number) for number in (nodes, seen, bigs, smalls)))
+        step = max(1, self._piece // texts)
         for choice, output in outputs.items():
             children = np.flatnonzero(choices == choice)
-            to = _in_texts(children, len(parents), texts)
-            of = _in_texts(parents[children], nodes, texts)
-            for start in range(0, len(to), self._piece):
-                piece = slice(start, start + self._piece)
-                made[_rows(to[piece], x.device)] = output(_rows(of[piece], x.device))
-        return made.view(texts, len(parents), -1)
-
-
-def _in_texts(rows: Int64[np.ndarray, " row"], length: int, texts: int) -> Int64[np.ndarray, " rows"]:
-    """The same rows of each of several texts of some length."""
-    return (np.arange(texts)[:, None] * length + rows).reshape(-1)
+            for start in range(0, len(children), step):
+                piece = children[start : start + step]
+                made[:, _rows(piece, x.device)] = output(_rows(parents[piece], x.device))
+        return made
 
 
 def _rows(rows: Int64[np.ndarray, " row"], device: torch.device) -> Rows:
