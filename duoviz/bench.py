@@ -62,7 +62,7 @@ def run(model: str, *, device: str = "auto", rounds: int = 3, say: Callable[[str
         rounds: how often both sides of a comparison are timed.
         say: is given each line as it is ready.
     """
-    study = Study(model=model, documents=4, length=128)
+    study = Study(model=model, documents=8, length=128)
     lm, tokens = load(study.folder, device=device), study.tokens("shipped-prose")
     rows = []
     for row in _rows(lm, tokens, study.folder, rounds):

@@ -10,6 +10,7 @@ Paper: arXiv 2410.10846, section 2, stage 2 (which enumerates routes one by one)
 """
 
 from .attention import Lockstep, Scattered, attend, over_prefix, portable_over_prefix
+from .fused import product
 from .texts import CACHED, Branches, uniform_leaves
 from .trie import Trie, Work
 
@@ -23,5 +24,6 @@ __all__ = [
     "attend",
     "over_prefix",
     "portable_over_prefix",
+    "product",
     "uniform_leaves",
 ]

@@ -31,7 +31,7 @@ def applies(model: DuoCausalLM) -> bool:
     """Whether the layers of a model can be fused, on the machine where it is."""
     layers: list[Any] = list(model.decoder_layers)
     return (
-        hasattr(torch.ops.mkldnn, "_linear_pointwise")
+        _available()
         and model.device.type == "cpu"
         and model.dtype == torch.float32
         and all(isinstance(layer, LlamaDecoderLayer) for layer in layers)
@@ -39,6 +39,19 @@ def applies(model: DuoCausalLM) -> bool:
         and all(rope.attention_scaling == 1 for rope in model.modules() if isinstance(rope, LlamaRotaryEmbedding))
         and sum(p.numel() for layer in layers for p in layer.parameters()) <= LARGEST
     )
+
+
+def _available() -> bool:
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def product(
+    x: Float[Tensor, "row inner"], weight: Float[Tensor, "outer inner"], bias: Float[Tensor, " outer"] | None
+) -> Float[Tensor, "row outer"]:
+    """A linear map, by oneDNN where it can: up to twice as fast as a BLAS that leaves vector units idle."""
+    if _available() and x.device.type == "cpu" and x.dtype == torch.float32:
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return nn.functional.linear(x, weight, bias)
 
 
 class _Product:

@@ -102,7 +102,7 @@ def regret_curve(table: pd.DataFrame, *, title: str = "How near do searches come
         )
     figure.update_xaxes(type="log", dtick=1)
     figure.update_xaxes(title="routes looked at", row=len(spaces))
-    figure.update_yaxes(type="log", dtick=1, range=[np.log10(FLOOR) - 0.1, 0])
+    figure.update_yaxes(type="log", dtick=1, exponentformat="none", range=[np.log10(FLOOR) - 0.1, 0])
     figure.update_yaxes(title="regret (nats per token)", col=1)
     note = f"{look.counted(table)}; intervals at the pointer; lower edge: below {FLOOR:.5f} nats"
     return look.finish(figure, title=title, note=note, height=260 + 250 * len(spaces))

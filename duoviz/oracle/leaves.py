@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from ..branching import CACHED, Branches, Trie
+from ..branching import CACHED, Branches, Trie, product
 from ..model import Head
 from .objectives import Columns
 
@@ -77,7 +77,7 @@ def exact(
     """Every column's value from the whole vocabulary: the linear ones, then those that need every logit (see `Columns`)."""
     parts = []
     for some, less, liked in zip(*(each.split(HEAD_ROWS) for each in (normed, linear, favourite))):
-        logits = torch.nn.functional.linear(some, head.weight, head.bias)
+        logits = product(some, head.weight, head.bias)
         lse = logits.logsumexp(-1, keepdim=True)
         columns = [lse - less]
         if "agree_big" in full:
@@ -90,7 +90,7 @@ def exact(
 
 def whole(head: Head, normed: Float[Tensor, "leaf hidden"]) -> Float[Tensor, " leaf"]:
     """Log-sum-exp of the logits over the whole vocabulary."""
-    parts = [torch.nn.functional.linear(part, head.weight, head.bias).logsumexp(-1) for part in normed.split(HEAD_ROWS)]
+    parts = [product(part, head.weight, head.bias).logsumexp(-1) for part in normed.split(HEAD_ROWS)]
     return torch.cat(parts) if parts else normed.new_zeros(0)
 
 
@@ -122,8 +122,8 @@ class _Bound:
         bundles = ranked[:, SUBSET:].unfold(1, BUNDLE, BUNDLE)  # a few of the unlikeliest are left out: still a bound
         bias = head.weight.new_zeros(len(head.weight)) if head.bias is None else head.bias
         few, many = ranked[:, :SUBSET], math.log(BUNDLE)
-        self.weight = torch.cat([head.weight[few], head.weight[bundles].mean(2)], 1).transpose(1, 2)
-        self.bias = torch.cat([bias[few], bias[bundles].mean(2) + many], 1)[:, None]
+        self.weight = torch.cat([head.weight[few], head.weight[bundles].mean(2)], 1)
+        self.bias = torch.cat([bias[few], bias[bundles].mean(2) + many], 1)
         self.best_two = [head.weight.new_full((len(big), 2), torch.inf) for _ in contests]
 
     def lse(
@@ -167,5 +167,7 @@ class _Bound:
 
     def _below(self, normed: Float[Tensor, "seq leaf hidden"]) -> Float[Tensor, "seq leaf"]:
         """The bound of every leaf."""
-        parts = normed.split(max(1, CACHED // (len(normed) * self.weight.shape[-1])), 1)
-        return torch.cat([torch.baddbmm(self.bias, part, self.weight).logsumexp(-1) for part in parts], 1)
+        size, found = max(1, CACHED // self.weight.shape[1]), []
+        for leaves, weight, bias in zip(normed, self.weight, self.bias):
+            found.append(torch.cat([product(part, weight, bias).logsumexp(-1) for part in leaves.split(size)]))
+        return torch.stack(found)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Float32, Float64, Int8
 
 from ..model import LanguageModel
 from ..records import Curve, Found, Tokens
@@ -67,7 +68,7 @@ def search(
         routes=routes,
         loss_nats=loss,
         margin_nats=best.margin_nats[0, 0],
-        replay_error=_replay_error(lm, tokens, routes, loss, goal),
+        replay_error=float(_replay_errors(lm, tokens, routes[None], loss[None], goal, setting)[0]),
         space=str(spaces[0]) if len(kinds) == 1 else "one space per position",
         context=context,
         objective=objective,
@@ -154,7 +155,7 @@ def survey(
             loss_nats=loss,
             margin_nats=best.margin_nats[o],
             minimised=best.minimised[o],
-            replay_error=np.array([_replay_error(lm, tokens, r, x, goal) for r, x in zip(routes, loss)]),
+            replay_error=_replay_errors(lm, tokens, routes, loss, goal, setting),
             effort=effort,
         )
     return made
@@ -177,10 +178,19 @@ def _check(
     return named
 
 
-def _replay_error(
-    lm: LanguageModel, tokens: Tokens, routes: np.ndarray, loss_nats: np.ndarray, objective: Objective
-) -> float:
-    """Largest difference to one ordinary forward pass with the chosen routes."""
-    targets = sample_targets(lm, tokens, seed=objective.seed) if objective.name == "null" else None
-    replayed = lm.score(tokens, routes, targets=targets)
-    return float(np.nanmax(np.abs(replayed - loss_nats))) if tokens.scored.any() else 0.0
+def _replay_errors(
+    lm: LanguageModel,
+    tokens: Tokens,
+    routes: Int8[np.ndarray, "k seq position layer"],
+    loss_nats: Float32[np.ndarray, "k seq position"],
+    objective: Objective,
+    setting: Setting,
+) -> Float64[np.ndarray, " k"]:
+    """Largest difference of each to one ordinary forward pass with the chosen routes."""
+    if not tokens.scored.any():
+        return np.zeros(len(routes))
+    every, targets = Tokens.joined([tokens] * len(routes)), None
+    if objective.name == "null":
+        targets = np.tile(sample_targets(lm, tokens, seed=objective.seed), (len(routes), 1))
+    replayed = lm.score(every, np.concatenate(routes), targets=targets, batch_size=setting.batch_size)
+    return np.nanmax(np.abs(replayed.reshape(loss_nats.shape) - loss_nats), axis=(1, 2)).astype(float)
