@@ -37,8 +37,8 @@ CARRIED = (*OBJECTIVES, "sampled")
 """And the routes of the null control scored on the true targets, where one pass serves them all."""
 WITHOUT_LABEL = ("expected:mean", "agree_big", "entropy")
 """Further objectives that need no answer."""
-CANDIDATES = tuple(2**power for power in range(13))
-"""Numbers of random routes whose best is compared with all big."""
+CANDIDATES = tuple(2**power for power in range(20))
+"""Numbers of random routes whose best is compared with all big, up to all routes."""
 NULL_DRAWS = 4
 """Sampled targets of a landscape's position."""
 NUMBERS = {"descent": (0, 1, 2, 4), "surrogate": (20, 40, 80, 160), "beam": (4, 8, 16, 32), "mcts": (25, 50, 100, 200)}
@@ -165,7 +165,9 @@ class Study:
         def compute(_: oracle.Keep) -> dict[str, pd.DataFrame]:
             return {"curve": frames.curve(scored(oracle.sample_targets(self.lm, tokens, seed=self.seed)), tokens)}
 
-        table = self._cached("fixed-null", {**_text(tokens), "seed": self.seed}, compute)["curve"]
+        table = self._cached(
+            "fixed-null", {**_text(tokens), "routes": routes.to_texts(chosen).tolist(), "seed": self.seed}, compute
+        )["curve"]
         return frames.curve_from_frame(table, tokens)
 
     def curves(self, source: str, *, context: str = "committed") -> list[records.Curve]:
@@ -188,6 +190,8 @@ class Study:
         tokens, space = self.tokens(source), routes.Space(self.lm.layers, "SB")
         places = np.unique(np.linspace(0, tokens.scored.shape[1] - 1, positions).astype(int)).tolist()
         spaces = {"free": [space], "each budget": routes.by_big(self.lm.layers, "SB")}
+        candidates = sorted({*(k for k in CANDIDATES if k < space.count()), space.count()})
+        asked = {"positions": positions, "candidates": candidates, "methods": RETRACED, "draws": NULL_DRAWS}
 
         def compute(_: oracle.Keep) -> dict[str, pd.DataFrame]:
             drawn = [f"null:{self.seed + draw}" for draw in range(NULL_DRAWS)]
@@ -195,7 +199,7 @@ class Study:
             made: dict[str, list[pd.DataFrame]] = {"additivity": [], "candidates": [], "methods": []}
             fits = dict(zip(("additive", "pairwise"), oracle.additivity(space, true)))
             made["additivity"].append(frames.sampled(tokens, places, fits))
-            for k in (k for k in CANDIDATES if k <= space.count()):
+            for k in candidates:
                 one, *others = (each[..., -1] - metrics.least_of(each, k) for each in (true, *null))
                 gains = {"true_nats": one, "null_nats": np.mean(others, axis=0)}
                 made["candidates"].append(frames.sampled(tokens, places, gains, candidates=k))
@@ -205,7 +209,7 @@ class Study:
                 made["methods"].append(frames.sampled(tokens, places, found, method=method, space=name))
             return {name: pd.concat(parts, ignore_index=True) for name, parts in made.items()}
 
-        return self._cached("landscapes", {**_text(tokens), "positions": positions, "seed": self.seed}, compute)
+        return self._cached("landscapes", {**_text(tokens), **asked, "seed": self.seed}, compute)
 
     def replayed(self, source: str, curve: records.Curve) -> records.Curve:
         """What the routes of a curve are worth in one ordinary forward pass, whatever context they were chosen in."""

@@ -88,7 +88,18 @@ def _code(character: str) -> str:
 
 def policy_colour(name: str) -> str:
     """The colour of a policy, whatever a remark in brackets adds to its name; grey for one that has none."""
-    return POLICY_COLOURS.get(name.partition(" (")[0], INK)
+    return _of_policy(name, POLICY_COLOURS, INK)
+
+
+def policy_mark(name: str) -> str:
+    """The mark of a policy, as plotly names it."""
+    return _of_policy(name, POLICY_MARKS, "circle")
+
+
+def _of_policy(name: str, table: dict[str, str], default: str) -> str:
+    """A replayed policy without an entry of its own has that of the policy."""
+    name = name.partition(" (")[0]
+    return table.get(name, table.get(name.removesuffix(", replayed"), default))
 
 
 def token_chips(pieces: Sequence[str], values: np.ndarray, *, title: str, unit: str = "nats") -> str:

@@ -8,7 +8,7 @@ from transformers import LlamaConfig
 from duoviz import model
 
 
-def tiny_model(*, layers=4, hidden=32, heads=4, kv_heads=2, vocab=61, context=48, skip_scope="ffn", seed=0):
+def tiny_model(*, layers=4, hidden=32, heads=4, kv_heads=2, vocab=61, context=48, skip_scope="ffn", seed=0, bias=False):
     """A Duo Llama with random weights, large enough that its routes differ."""
     torch.manual_seed(seed)
     dense = LlamaConfig(
@@ -21,11 +21,18 @@ def tiny_model(*, layers=4, hidden=32, heads=4, kv_heads=2, vocab=61, context=48
         max_position_embeddings=context,
         initializer_range=hidden**-0.5,  # rounding is not magnified from layer to layer
         tie_word_embeddings=True,
+        attention_bias=bias,
+        mlp_bias=bias,
         bos_token_id=0,
         eos_token_id=0,
     )
     config = model.config_for(dense, small_width=8, skip_scope=skip_scope)
-    return model.LanguageModel(model.CLASSES["llama"][1](config))
+    made = model.CLASSES["llama"][1](config)
+    if bias:  # and norms that are not 1
+        for name, parameter in made.named_parameters():
+            if name.endswith("bias") or "norm" in name:
+                torch.nn.init.uniform_(parameter, 0.5, 1.5)
+    return model.LanguageModel(made)
 
 
 @pytest.fixture(scope="session")

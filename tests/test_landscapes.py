@@ -21,6 +21,8 @@ def test_landscapes_are_landscape_at_every_position_of_every_text(lm, ids):
         np.testing.assert_allclose(found[row, 1, 1], one, atol=1e-5)
     best = oracle.search(lm, tokens, space, context="reference:big")
     np.testing.assert_allclose(found[0].min(-1), best.loss_nats[:, [0, 7]], atol=1e-5)
+    with pytest.raises(ValueError, match=r"positions \[11\]: not among"):
+        oracle.landscapes(lm, tokens, space, [0, 11])
     with pytest.raises(ValueError, match="a landscape takes reference"):
         oracle.landscapes(lm, tokens, space, [0], context="committed")
 
@@ -51,6 +53,10 @@ def test_methods_on_landscapes_do_what_they_do_on_the_model(lm, ids):
         least = [losses[..., space.contains(whole.enumerate())].min(-1) for space in spaces]
         np.testing.assert_allclose(regret, np.array(found) - least, atol=2e-5)
         assert np.nanmax(tried) < whole.count()
+    for method in ("surrogate-20", "mcts-10"):
+        regret, _ = oracle.retraced(whole, losses[:2], [whole], method, seed=3)
+        found = oracle.search(lm, ids[:2], whole, context="reference:big", method=method, seed=3).loss_nats
+        np.testing.assert_allclose(regret[0], found - losses[:2].min(-1), atol=2e-5)
     regret, tried = oracle.retraced(whole, losses[:2], [whole], "beam-81")
     assert (tried == 81).all()
     assert (regret == 0).all()

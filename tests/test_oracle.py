@@ -165,7 +165,6 @@ def test_objectives_without_a_label_equal_brute_force(lm, ids, objective, contex
     monkeypatch.setattr(leaves, "HEAD_ROWS", 7)
     tokens, space = Tokens.of(ids), Space(4, "-SB")
     candidates = space.enumerate()[np.argsort((space.enumerate() == BIG).sum(1), kind="stable")]
-    found = oracle.by_budget(lm, ids, choices="-SB", context=context, objective=objective)
     free = oracle.search(lm, ids, space, context=context, objective=objective)
     history = np.full((3, 11, 4), 2 if context == "committed" else 1, np.int8)
 
@@ -176,7 +175,7 @@ def test_objectives_without_a_label_equal_brute_force(lm, ids, objective, contex
     draws = [RandomPolicy(seed=seed).routes(1, 12, 4).numpy()[:, :-1].repeat(3, 0) for seed in range(3)]
     teacher = torch.stack([predictions(draw).exp() for draw in draws]).mean(0)
     favourite = predictions(np.full_like(history, 2)).argmax(-1)
-    for position in (0, 1, 2, 3):
+    for position in (0, 1, 2):
         values, losses = [], []
         for route in candidates:
             given = history.copy()
@@ -199,6 +198,7 @@ def test_objectives_without_a_label_equal_brute_force(lm, ids, objective, contex
                 np.testing.assert_allclose(free.loss_nats[seq, position], losses[best, seq], atol=1e-5)
         history[:, position] = free.routes[:, position] if context == "committed" else 1
         if context != "committed":
+            found = oracle.by_budget(lm, ids, choices="-SB", context=context, objective=objective)
             for k in range(5):
                 least = values[(candidates == BIG).sum(1) == k].min(0)
                 np.testing.assert_allclose(found.minimised[k, :, position], least, atol=1e-5)

@@ -94,7 +94,8 @@ def panels(titles: Sequence[str], *, rows: int = 1, cols: int | None = None, **o
 
 def policy_name(policy: str) -> str:
     """A policy's name in a legend, escaped."""
-    return style.escape(NAMES.get(policy, policy))
+    name, replayed, _ = policy.partition(", replayed")
+    return style.escape(NAMES.get(policy, NAMES.get(name, name) + replayed))
 
 
 def quantity_name(column: str) -> str:

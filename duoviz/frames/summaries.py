@@ -160,7 +160,8 @@ def difficulty(tokens: Tokens, oracle: Curve, label_free: Curve, null: Curve, *,
     """`positions` with losses at one budget and the difficulties made of them, all in nats.
 
     Columns: small, big, oracle, label_free, null; difficulty (small - oracle), label_free_difficulty, null_difficulty (both
-    terms on the sampled target), small_minus_big; and `enough`, the big layers that are within 0.05 nats of the best.
+    terms on the sampled target), small_minus_big, expected_gain (what the label-free policy expects to gain over all small,
+    known without the target); and `enough`, the big layers that are within 0.05 nats of the best.
 
     Args:
         tokens: the texts.
@@ -179,6 +180,7 @@ def difficulty(tokens: Tokens, oracle: Curve, label_free: Curve, null: Curve, *,
         "label_free_difficulty": metrics.difficulty(small, free),
         "null_difficulty": metrics.difficulty(null.loss_nats[0], luck),
         "small_minus_big": metrics.difficulty(small, big),
+        "expected_gain": _expected_gain(label_free, budget),
     }
     table = token_losses(tokens, losses)
     table["enough"] = metrics.enough(oracle.loss_nats)[tokens.scored]
@@ -197,11 +199,21 @@ def rank_agreement(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     for source, part in table.groupby("source", sort=False, observed=True):
         each = np.stack([text[list(columns)].corr("spearman").to_numpy() for _, text in part.groupby("seq")])
         for one, other in product(range(len(columns)), repeat=2):
-            mean = metrics.mean_interval(each[:, one, other, None])
+            values = each[:, one, other, None]
+            known = np.isfinite(values).any()  # a column that is the same everywhere ranks nothing
+            mean = metrics.mean_interval(values) if known else metrics.Interval(np.nan, np.nan, np.nan, 0, len(values))
             ends = {"mean": mean.mean, "low": mean.low, "high": mean.high}
             named = {"source": source, "one": columns[one], "other": columns[other]}
             rows.append({**named, **ends, "positions": len(part), "documents": mean.documents})
     return pd.DataFrame(rows)
+
+
+def _expected_gain(label_free: Curve, budget: int) -> np.ndarray:
+    """NaN where the curve did not keep what it minimised."""
+    if label_free.minimised is None:
+        return np.full_like(label_free.loss_nats[0], np.nan)
+    k = int(np.flatnonzero(label_free.budgets == budget)[0])
+    return label_free.minimised[0] - label_free.minimised[k]
 
 
 def distribution(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:

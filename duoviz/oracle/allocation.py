@@ -33,7 +33,10 @@ def sequence_mean(curve: Curve) -> Curve:
             f"context {curve.context!r}: mean budgets need a reference context, where tokens do not interact"
         )
     if curve.minimised is None or curve.budgets.tolist() != list(range(curve.routes.shape[-1] + 1)):
-        raise ValueError("mean budgets need a searched curve over all budgets, with its minimised values")
+        raise ValueError(
+            "mean budgets need a searched curve over all budgets, with its minimised values: search again (fresh) where it"
+            " was stored by an earlier version"
+        )
     layers = allocated(curve.minimised, curve.budgets.tolist())
     seq, position = np.indices(layers.shape[1:])
     loss, routes = (each[np.maximum(layers, 0), seq, position] for each in (curve.loss_nats, curve.routes))

@@ -25,6 +25,8 @@ Keep = Callable[[str, Callable[[], Part]], Part]
 
 FIELDS = ("routes", "loss_nats", "margin_nats", "minimised")
 """What a part keeps of `Best`."""
+PART = "b"
+"""Begins the name of a part; another letter when `FIELDS` change, so that parts of an earlier version are not taken."""
 
 
 def compute_all(name: str, compute: Callable[[], Part]) -> Part:
@@ -59,7 +61,7 @@ def execute(
             for some in [[g] for g in groups] if committed and not guides else [list(groups)]:
                 wanted = [[spaces[g] for g in some] for spaces in spaces_at]
                 compute = partial(_part, lm, tokens[rows], wanted, [objectives[o] for o in some_goals], way)
-                made = keep(f"{rows.start}-{way.setting.batch_size}-{some_goals[0]}-{some[0]}", compute)
+                made = keep(f"{PART}-{rows.start}-{way.setting.batch_size}-{some_goals[0]}-{some[0]}", compute)
                 at = np.ix_(some_goals, some, range(len(tokens))[rows])
                 for field in FIELDS:
                     getattr(best, field)[at] = made[field]

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from jaxtyping import Float, Float32, Float64, Int8
 
 from ..branching import Branches
@@ -17,7 +16,7 @@ from ..records import Tokens
 from ..routes import Space
 from .cost import check_cost, estimate
 from .execute import space_trie
-from .leaves import leaf_losses
+from .leaves import leaf_losses, refuse_nan
 from .methods import METHODS, Tried, answer, features, parse
 from .objectives import Objective, columns
 from .passes import Setting, check_space, reference_routes
@@ -73,7 +72,7 @@ def landscapes(
         context: a `reference` context, or the routes of all tokens.
 
     Raises:
-        ValueError: a context that is neither; what `search` refuses.
+        ValueError: a context that is neither, a position that is not there, NaN among the losses; what `search` refuses.
     """
     tokens = lm.check(tokens)
     check_space(lm, space)
@@ -81,6 +80,11 @@ def landscapes(
         if not context.startswith("reference:"):
             raise ValueError(f"context {context!r}: a landscape takes reference:<route>, or the routes taken so far")
         context = np.broadcast_to(reference_routes(lm, context), (*tokens.ids.shape, lm.layers))
+    outside = [position for position in positions if not 0 <= position < tokens.scored.shape[1]]
+    if outside or not tokens.scored.any():
+        raise ValueError(
+            f"positions {outside or list(positions)}: not among the scored of {tokens.scored.shape} (seq, position)"
+        )
     check_cost(estimate(lm, tokens, space) / tokens.scored.sum() * len(tokens) * len(positions), setting.max_flops)
     goals = [Objective.of(text) for text in objectives]
     found = np.full((len(goals), len(tokens), len(positions), space.count()), np.nan, np.float32)
@@ -91,8 +95,8 @@ def landscapes(
         places = [wanted.index(goal.minimises) for goal in goals]
         for number, position in enumerate(positions):
             values = leaf_losses(branches, position, space_trie(space), wanted)[..., places]
-            values[~torch.from_numpy(few.scored[:, position])] = torch.nan
-            found[:, rows, number] = values.permute(2, 0, 1).cpu().numpy()
+            scored = few.scored[:, position]
+            found[:, rows, number][:, scored] = refuse_nan(values[scored]).permute(2, 0, 1).cpu().numpy()
     return found
 
 

@@ -85,7 +85,7 @@ def exact(
         if "entropy" in full:
             columns.append(lse - ((logits - lse).exp() * logits).sum(-1, keepdim=True))
         parts.append(torch.cat(columns, 1))
-    return torch.cat(parts) if parts else linear
+    return torch.cat(parts)
 
 
 def whole(head: Head, normed: Float[Tensor, "leaf hidden"]) -> Float[Tensor, " leaf"]:

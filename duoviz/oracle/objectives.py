@@ -17,7 +17,7 @@ bounded. The last two need every logit.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -145,11 +145,12 @@ def _linear(
     weight = lm.head.weight
     bias = lm.head.bias if lm.head.bias is not None else weight.new_zeros(len(weight))
     if name.startswith("expected"):
-        passes = _random_passes(lm, tokens) if name == "expected:mean" else [big]
+        passes: Iterable[Tensor]
+        passes, number = (_random_passes(lm, tokens), RANDOM_PASSES) if name == "expected:mean" else ([big], 1)
         vectors, biases = torch.zeros_like(big, dtype=weight.dtype), bias.new_zeros(big.shape[:2])
         for outputs in passes:
             for row, hidden in enumerate(outputs):
-                likely = lm.head.logits(hidden).softmax(-1) / len(passes)
+                likely = lm.head.logits(hidden).softmax(-1) / number
                 vectors[row] += likely @ weight
                 biases[row] += likely @ bias
         return vectors, biases
@@ -158,12 +159,10 @@ def _linear(
     return weight[targets], bias[targets]
 
 
-def _random_passes(lm: LanguageModel, tokens: Tokens) -> list[Float[Tensor, "seq position hidden"]]:
+def _random_passes(lm: LanguageModel, tokens: Tokens) -> Iterator[Float[Tensor, "seq position hidden"]]:
     """The last layer's outputs under random routes of the model's two fullest choices, which all texts of a length share."""
     other = 0.5 if LETTERS[SMALL] in lm.choices else 0.0
-    found = []
     for seed in range(RANDOM_PASSES):
         policy = RandomPolicy(0.5, other, 0.5 - other, seed)
         routes = policy.routes(1, tokens.ids.shape[1], lm.layers).expand(len(tokens), -1, -1)
-        found.append(lm.hidden(tokens, duo_routes=routes)[:, :-1])
-    return found
+        yield lm.hidden(tokens, duo_routes=routes)[:, :-1]

@@ -189,8 +189,13 @@ def _replay_errors(
     """Largest difference of each to one ordinary forward pass with the chosen routes."""
     if not tokens.scored.any():
         return np.zeros(len(routes))
-    every, targets = Tokens.joined([tokens] * len(routes)), None
-    if objective.name == "null":
-        targets = np.tile(sample_targets(lm, tokens, seed=objective.seed), (len(routes), 1))
-    replayed = lm.score(every, np.concatenate(routes), targets=targets, batch_size=setting.batch_size)
-    return np.nanmax(np.abs(replayed.reshape(loss_nats.shape) - loss_nats), axis=(1, 2)).astype(float)
+    targets = sample_targets(lm, tokens, seed=objective.seed) if objective.name == "null" else None
+    together, found = max(1, setting.batch_size // len(tokens)), []  # routes of all texts that fill a batch
+    for start in range(0, len(routes), together):
+        few = routes[start : start + together]
+        tiled = None if targets is None else np.tile(targets, (len(few), 1))
+        every = Tokens.joined([tokens] * len(few))
+        replayed = lm.score(every, np.concatenate(few), targets=tiled, batch_size=setting.batch_size)
+        differs = np.abs(replayed.reshape(few.shape[:3]) - loss_nats[start : start + together])
+        found.append(np.nanmax(differs, axis=(1, 2)))
+    return np.concatenate(found).astype(float)
