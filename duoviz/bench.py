@@ -270,7 +270,7 @@ def _stage_1(lm: LanguageModel, rounds: int) -> Row:
 
     policy = RandomPolicy()
     own, other = timed([partial(step, lm.model, duo_policy=policy), partial(step, dense)], rounds)
-    return Row("stage-1 step, 16 x 256 tokens", own, "s", own / other, "dense Llama of equal FLOPs")
+    return Row("stage-1 step, 16 x 256 tokens", own, "s", own / other, "limit: dense Llama of equal FLOPs")
 
 
 def line(row: Row) -> str:
