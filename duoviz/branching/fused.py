@@ -97,7 +97,7 @@ class Fused:
         self.ffns = {SMALL: _FFN(layer.mlp.small, norm), BIG: _FFN(layer.mlp, norm)}
 
     def __call__(self, x: Float[Tensor, "text row hidden"], prefix: Lockstep) -> dict[int, Callable[[Any], Tensor]]:
-        """The layer's output under each choice, as a function of the rows of every text it is wanted for.
+        """The layer's output under each choice, as a function of the texts and rows it is wanted for.
 
         Args:
             x: the layer's input.
@@ -107,10 +107,10 @@ class Fused:
         normed = self._norm(skipped)
 
         def through(ffn: _FFN) -> Callable[[Any], Tensor]:
-            return lambda rows: ffn(normed[:, rows].contiguous(), skipped[:, rows].contiguous())
+            return lambda at: ffn(normed[at].contiguous(), skipped[at].contiguous())
 
         untouched = x if self.skip_scope == "block" else skipped
-        return {SKIP: lambda rows: untouched[:, rows]} | {choice: through(ffn) for choice, ffn in self.ffns.items()}
+        return {SKIP: lambda at: untouched[at]} | {choice: through(ffn) for choice, ffn in self.ffns.items()}
 
     def _norm(self, x: Tensor) -> Tensor:
         return nn.functional.rms_norm(x, x.shape[-1:], eps=self.eps)

@@ -22,6 +22,8 @@ from .fused import Fused, applies, turned_back
 from .trie import Trie, Work
 
 Rows = slice | Int64[Tensor, " row"]
+At = tuple[slice, Rows] | slice
+"""Which texts and rows, or which texts."""
 """Rows of texts beside each other; a slice takes no copy."""
 CACHED = 2**20
 """Numbers that an intermediate result holds at most where it can be cut: 4 MB in float32. Twice as many took up to six
@@ -43,8 +45,8 @@ class _LeaveOut:
 
     def outputs(
         self, ffn: DuoFFN, before: Tensor, skipped: Tensor, skip_scope: str
-    ) -> dict[int, Callable[[Rows], Tensor]]:
-        """The layer's output under each choice, as a function of the rows it is wanted for, `[row, hidden]`.
+    ) -> dict[int, Callable[[At], Tensor]]:
+        """The layer's output under each choice, as a function of the texts and rows it is wanted for.
 
         Args:
             ffn: the layer's FFN.
@@ -56,9 +58,9 @@ class _LeaveOut:
         x = self.ffn_input.view_as(before)
         untouched = before if skip_scope == "block" else skipped
         return {
-            SKIP: lambda rows: untouched[:, rows],
-            SMALL: lambda rows: skipped[:, rows] + ffn.small(x[:, rows]),
-            BIG: lambda rows: skipped[:, rows] + ffn.big(x[:, rows]),
+            SKIP: lambda at: untouched[at],
+            SMALL: lambda at: skipped[at] + ffn.small(x[at]),
+            BIG: lambda at: skipped[at] + ffn.big(x[at]),
         }
 
 
@@ -226,12 +228,13 @@ class Branches:
         seen = int(torch.as_tensor(positions).sum()) * (nodes if len(positions) == 1 else 1)
         bigs, smalls = ((choices == choice).sum() for choice in (BIG, SMALL))
         self.work += Work(*(float(texts * number) for number in (nodes, seen, bigs, smalls)))
-        step = max(1, self._piece // texts)
         for choice, output in outputs.items():
             children = np.flatnonzero(choices == choice)
-            for start in range(0, len(children), step):
-                piece = children[start : start + step]
-                made[:, _rows(piece, x.device)] = output(_rows(parents[piece], x.device))
+            few = len(children) * texts <= self._piece  # all texts at once; many rows text by text, which copies less
+            for some in [slice(None)] if few else [slice(text, text + 1) for text in range(texts)]:
+                for start in range(0, len(children), self._piece):
+                    piece = children[start : start + self._piece]
+                    made[some, _rows(piece, x.device)] = output((some, _rows(parents[piece], x.device)))
         return made
 
 

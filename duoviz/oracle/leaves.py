@@ -118,12 +118,14 @@ class _Bound:
 
     def __init__(self, head: Head, big: Float[Tensor, "seq hidden"], contests: Sequence[Contest]) -> None:
         self.head, self.contests = head, contests
-        ranked = head.logits(big).argsort(-1, descending=True)
+        logits, ranked = head.logits(big).sort(-1, descending=True)
         bundles = ranked[:, SUBSET:].unfold(1, BUNDLE, BUNDLE)  # a few of the unlikeliest are left out: still a bound
         bias = head.weight.new_zeros(len(head.weight)) if head.bias is None else head.bias
         few, many = ranked[:, :SUBSET], math.log(BUNDLE)
-        self.weight = torch.cat([head.weight[few], head.weight[bundles].mean(2)], 1)
-        self.bias = torch.cat([bias[few], bias[bundles].mean(2) + many], 1)
+        together = torch.nn.functional.embedding_bag(bundles.flatten(0, 1), head.weight, mode="mean")
+        self.top = logits[:, :1]  # taken off, so that exponentials neither overflow nor vanish
+        self.weight = torch.cat([head.weight[few], together.view(*bundles.shape[:2], -1)], 1)
+        self.bias = torch.cat([bias[few], bias[bundles].mean(2) + many], 1) - self.top
         self.best_two = [head.weight.new_full((len(big), 2), torch.inf) for _ in contests]
 
     def lse(
@@ -166,8 +168,9 @@ class _Bound:
         known |= marked
 
     def _below(self, normed: Float[Tensor, "seq leaf hidden"]) -> Float[Tensor, "seq leaf"]:
-        """The bound of every leaf."""
+        """The bound of every leaf; minus infinity should an exponential overflow."""
         size, found = max(1, CACHED // self.weight.shape[1]), []
         for leaves, weight, bias in zip(normed, self.weight, self.bias):
-            found.append(torch.cat([product(part, weight, bias).logsumexp(-1) for part in leaves.split(size)]))
-        return torch.stack(found)
+            found.append(torch.cat([product(part, weight, bias).exp_().sum(-1) for part in leaves.split(size)]))
+        sums = torch.stack(found)
+        return sums.where(sums < torch.inf, 0.0).log_() + self.top
