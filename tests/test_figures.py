@@ -133,6 +133,10 @@ def test_a_log_without_holdout_losses_is_drawn_and_says_so():
 
 def test_contexts_of_one_policy_are_told_apart(curves, tokens):
     other = replace(curves["nll"], context="reference:big", loss_nats=curves["nll"].loss_nats + np.float32(1))
+    third = replace(other, context="uniform")
+    summary = frames.curve_summary([curves["nll"], other, third], tokens)
+    drawn = {t.name: t for t in figures.budget_curve(summary).data if t.mode == "lines+markers"}
+    assert len({(line.line.dash, line.marker.symbol) for line in drawn.values()}) == 3
     summary = frames.curve_summary([curves["nll"], other], tokens)
     figure = figures.budget_curve(summary, y="loss_nats")
     lines = {t.name: t for t in figure.data if t.mode == "lines+markers"}

@@ -21,7 +21,7 @@ def budget_curve(
 ) -> go.Figure:
     """How good is each policy with k big layers per token? One panel per source, each with its own scale; bands are 95 %
     intervals; the level line is all big in the oracle's first context. Where a policy comes in several contexts, the first
-    is solid and the others are dashed with open marks; the null control is dotted, because its targets are others.
+    is solid, the others have other dashes and open marks; the null control is dotted, because its targets are others.
 
     Args:
         summary: as of `frames.curve_summary`.
@@ -44,9 +44,11 @@ def budget_curve(
         for (policy, context), group in inside.groupby(["policy", "context"], sort=False, observed=True):
             several = inside.loc[inside["policy"] == policy, "context"].nunique() > 1
             name = look.policy_name(policy) + (f", {style.escape(context)}" if several else "")
-            dash = ("dot", "longdashdot") if policy == "null" else ("solid", "dash")
-            first = seen[policy] == 0
+            dashes = ("dot", "longdashdot") if policy == "null" else ("solid", "dash", "dashdot")
+            place = min(seen[policy], len(dashes) - 1)
             seen[policy] += 1
+            mark = style.policy_mark(policy)
+            marks = (mark, f"{mark.removesuffix('-open')}-open", f"{mark.removesuffix('-open')}-open-dot")
             part = group.sort_values("realised_big")
             _band(figure, part, low, high, policy=policy, name=name, column=column)
             figure.add_scatter(
@@ -54,8 +56,8 @@ def budget_curve(
                 y=part[y],
                 name=name,
                 mode="lines+markers",
-                line={"color": style.policy_colour(policy), "dash": dash[not first]},
-                marker={"symbol": style.policy_mark(policy) + ("" if first else "-open"), "size": 8},
+                line={"color": style.policy_colour(policy), "dash": dashes[place]},
+                marker={"symbol": marks[place], "size": 8},
                 legendgroup=name,
                 showlegend=column == 1,
                 row=1,
