@@ -31,6 +31,10 @@ class Interval:
     positions: int
     documents: int
 
+    def below(self, limit: float) -> Interval:
+        """How far it is below a limit, for `verdict`."""
+        return Interval(limit - self.mean, limit - self.high, limit - self.low, self.positions, self.documents)
+
     def __str__(self) -> str:
         return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
 

@@ -156,6 +156,14 @@ def test_profiles_that_agree_correlate_and_those_that_oppose_do_not():
     assert np.isnan(metrics.profile_correlation(one[:1], other[:1]).low)
 
 
+def test_an_interval_below_a_limit_turns_its_bounds():
+    found = metrics.Interval(0.3, 0.1, 0.4, 5, 2)
+    assert metrics.verdict(found.below(0.5)) == "holds"
+    assert metrics.verdict(found.below(0.35)) == "does not hold (the interval leaves it open)"
+    assert metrics.verdict(found.below(0.05)) == "does not hold"
+    assert metrics.verdict(metrics.Interval(0.3, np.nan, np.nan, 5, 1).below(0.5)).startswith("cannot be said")
+
+
 def test_the_least_of_some_routes_is_the_mean_over_all_ways_to_draw_them():
     losses = np.random.default_rng(4).normal(size=(2, 6))
     for number in range(1, 7):

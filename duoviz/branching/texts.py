@@ -22,9 +22,9 @@ from .fused import Fused, applies, turned_back
 from .trie import Trie, Work
 
 Rows = slice | Int64[Tensor, " row"]
+"""Rows of a text; a slice takes no copy."""
 At = tuple[slice, Rows] | slice
-"""Which texts and rows, or which texts."""
-"""Rows of texts beside each other; a slice takes no copy."""
+"""Which texts and which of their rows, or which texts."""
 CACHED = 2**20
 """Numbers that an intermediate result holds at most where it can be cut: 4 MB in float32. Twice as many took up to six
 times as long: they leave the cache."""

@@ -45,19 +45,9 @@ def candidates_curve(table: pd.DataFrame, *, title: str = "How much does the bes
     for column, source in enumerate(sources, 1):
         part = table[table["source"] == source].sort_values("candidates")
         for kind, (policy, label) in KINDS.items():
-            figure.add_scatter(
-                x=part["candidates"],
-                y=part[kind],
-                name=label,
-                mode="lines+markers",
-                error_y=look.errors(part, kind, f"{kind}_low", f"{kind}_high"),
-                line={"color": style.policy_colour(policy), "dash": "dot" if policy == "null" else "solid"},
-                marker={"symbol": style.POLICY_MARKS[policy], "size": 8},
-                legendgroup=kind,
-                showlegend=column == 1,
-                row=1,
-                col=column,
-            )
+            bars = look.errors(part, kind, f"{kind}_low", f"{kind}_high")
+            data = {"x": part["candidates"], "y": part[kind], "error_y": bars}
+            look.policy_line(figure, policy, name=label, column=column, shown=column == 1, **data)
     figure.add_hline(y=0, line={"color": style.INK, "width": 1})
     figure.update_xaxes(title="random routes to choose from", type="log", dtick=1)
     figure.update_yaxes(title="gain over all big (nats per token)", col=1)

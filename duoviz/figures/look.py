@@ -103,6 +103,30 @@ def quantity_name(column: str) -> str:
     return style.escape(QUANTITIES.get(column, column.removesuffix("_nats").replace("_", " ")))
 
 
+def policy_line(figure: go.Figure, policy: str, *, name: str, column: int, shown: bool, **data: Any) -> None:
+    """A policy's line with its marks in one panel; the null control's is dotted, because its targets are others.
+
+    Args:
+        figure: panels in one row.
+        policy: gives colour, mark and dash.
+        name: in the legend, escaped.
+        column: of the panel.
+        shown: whether the legend has an entry for it; panels share their entries.
+        **data: x, y and error_y.
+    """
+    figure.add_scatter(
+        name=name,
+        mode="lines+markers",
+        line={"color": style.policy_colour(policy), "dash": "dot" if policy == "null" else "solid"},
+        marker={"symbol": style.policy_mark(policy), "size": 8},
+        legendgroup=policy,
+        showlegend=shown,
+        row=1,
+        col=column,
+        **data,
+    )
+
+
 def errors(part: pd.DataFrame, mean: str, low: str, high: str, *, colour: str | None = None) -> dict[str, Any]:
     """Error bars from a mean and its bounds."""
     bars = {"array": part[high] - part[mean], "arrayminus": part[mean] - part[low]}

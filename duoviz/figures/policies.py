@@ -148,19 +148,10 @@ def gain_curve(gains: pd.DataFrame, *, title: str = "How much of the oracle's ga
         inside = gains[gains["source"] == source]
         for policy in dict.fromkeys(inside["policy"]):
             part = inside[inside["policy"] == policy]
-            figure.add_scatter(
-                x=part["budget"],
-                y=part["gain_nats"],
-                name=look.policy_name(policy),
-                mode="lines+markers",
-                error_y=look.errors(part, "gain_nats", "low_nats", "high_nats"),
-                line={"color": style.policy_colour(policy), "dash": "dot" if policy == "null" else "solid"},
-                marker={"symbol": style.policy_mark(policy), "size": 8},
-                legendgroup=policy,
-                showlegend=policy not in named,
-                row=1,
-                col=column,
-            )
+            bars = look.errors(part, "gain_nats", "low_nats", "high_nats")
+            data = {"x": part["budget"], "y": part["gain_nats"], "error_y": bars}
+            name = look.policy_name(policy)
+            look.policy_line(figure, policy, name=name, column=column, shown=policy not in named, **data)
             named.add(policy)
     figure.add_hline(y=0, line={"color": style.INK, "width": 1})
     figure.update_xaxes(title="big layers per token")
@@ -191,19 +182,9 @@ def gap_closed(gaps: pd.DataFrame, *, title: str = "How much of the gap do the r
     for column, source in enumerate(sources, 1):
         part = gaps[gaps["source"] == source].sort_values("realised_big")
         for mean, (policy, label) in kinds.items():
-            figure.add_scatter(
-                x=part["realised_big"],
-                y=part[mean],
-                name=label,
-                mode="lines+markers",
-                error_y=look.errors(part, mean, f"{mean}_low", f"{mean}_high"),
-                line={"color": style.policy_colour(policy)},
-                marker={"symbol": style.POLICY_MARKS[policy], "size": 8},
-                legendgroup=policy,
-                showlegend=column == 1,
-                row=1,
-                col=column,
-            )
+            bars = look.errors(part, mean, f"{mean}_low", f"{mean}_high")
+            data = {"x": part["realised_big"], "y": part[mean], "error_y": bars}
+            look.policy_line(figure, policy, name=label, column=column, shown=column == 1, **data)
     for level in (0, 1):
         figure.add_hline(y=level, line={"color": style.INK, "width": 1, "dash": "dot" if level else "solid"})
     figure.update_xaxes(title="big layers per token (realised)")

@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from .. import metrics
 from ..records import Tokens
+from .stored import bounded
 
 
 def sampled(
@@ -42,7 +43,7 @@ def means(table: pd.DataFrame, tokens: Tokens, *, by: Sequence[str], values: Seq
             dense = np.full(tokens.scored.shape, np.nan)
             dense[part["seq"], part["position"]] = part[name]
             mean = metrics.mean_interval(dense, tokens.documents)
-            row |= {name: mean.mean, f"{name}_low": mean.low, f"{name}_high": mean.high}
+            row |= bounded(name, mean)
         rows.append(row | {"positions": mean.positions, "documents": mean.documents})
     return pd.DataFrame(rows)
 

@@ -11,7 +11,7 @@ import pandas as pd
 from .. import metrics
 from ..records import Curve, Tokens
 from ..routes import BIG
-from .stored import token_losses
+from .stored import bounded, token_losses
 
 
 def curve_summary(curves: Sequence[Curve], tokens: Tokens) -> pd.DataFrame:
@@ -99,7 +99,7 @@ def luck(curves: Mapping[str, Curve], tokens: Tokens) -> pd.DataFrame:
         row: dict[str, object] = {"source": tokens.source, "context": curves["oracle"].context, "budget": int(budget)}
         for name, value in values.items():
             mean = metrics.mean_interval(value, tokens.documents)
-            row |= {name: mean.mean, f"{name}_low": mean.low, f"{name}_high": mean.high}
+            row |= bounded(name, mean)
         rows.append(row | {"positions": mean.positions, "documents": mean.documents})
     return pd.DataFrame(rows)
 
@@ -134,7 +134,7 @@ def gaps(router: Curve, found: Mapping[str, Curve], tokens: Tokens) -> pd.DataFr
         }
         row = {"source": tokens.source, "policy": router.name, "asked": int(budget), "realised_big": real}
         for name, value in values.items():
-            row |= {name: value.mean, f"{name}_low": value.low, f"{name}_high": value.high}
+            row |= bounded(name, value)
         rows.append(row | {"positions": values["regret_nats"].positions, "documents": values["regret_nats"].documents})
     return pd.DataFrame(rows)
 
@@ -208,14 +208,6 @@ def rank_agreement(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _expected_gain(label_free: Curve, budget: int) -> np.ndarray:
-    """NaN where the curve did not keep what it minimised."""
-    if label_free.minimised is None:
-        return np.full_like(label_free.loss_nats[0], np.nan)
-    k = int(np.flatnonzero(label_free.budgets == budget)[0])
-    return label_free.minimised[0] - label_free.minimised[k]
-
-
 def distribution(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     """How the values of some columns are spread: quantity (the column), part, value (in the column's unit), amount.
 
@@ -242,3 +234,11 @@ def distribution(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
             pd.DataFrame({"quantity": column, "part": "below", "value": np.quantile(values, shares), "amount": shares})
         )
     return pd.concat(rows, ignore_index=True)
+
+
+def _expected_gain(label_free: Curve, budget: int) -> np.ndarray:
+    """NaN where the curve did not keep what it minimised."""
+    if label_free.minimised is None:
+        return np.full_like(label_free.loss_nats[0], np.nan)
+    k = int(np.flatnonzero(label_free.budgets == budget)[0])
+    return label_free.minimised[0] - label_free.minimised[k]
