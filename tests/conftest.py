@@ -1,4 +1,7 @@
-"""Tiny real models that many tests share."""
+"""What many tests share: tiny real models, one report, one browser."""
+
+import os
+import shutil
 
 import numpy as np
 import pytest
@@ -6,6 +9,17 @@ import torch
 from transformers import LlamaConfig
 
 from duoviz import model
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 
 def tiny_model(*, layers=4, hidden=32, heads=4, kv_heads=2, vocab=61, context=48, skip_scope="ffn", seed=0, bias=False):
@@ -45,3 +59,26 @@ def lm():
 def ids():
     """Three texts of 12 tokens."""
     return np.random.default_rng(0).integers(0, 61, (3, 12))
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """The Chromium of this machine; its tests are left out only where there is none and nobody relies on them."""
+    from playwright.sync_api import sync_playwright
+
+    if not CHROMIUM and not os.environ.get("CI"):
+        pytest.skip("no Chromium on this machine")
+    with sync_playwright() as player:
+        started = player.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory):
+    """Folder and pages of a report on all notebooks, with other parameters than their own."""
+    from duoviz import report
+
+    out = tmp_path_factory.mktemp("report")
+    given = {"documents": 2, "length": 8, "context": "reference:big", "budgets": [1, 3], "budget": 3, "skip": 10}
+    return out, report.build(out, parameters=given, say=lambda line: None)

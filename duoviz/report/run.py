@@ -1,0 +1,192 @@
+"""The notebooks run one after another, and what they become."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import nbformat
+
+from .index import index, thumbnail
+from .page import Page, html, without_widgets
+
+NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
+ADDED = {"injected-parameters", "papermill-error-cell-tag"}
+"""Tags of the cells that papermill adds to a notebook."""
+MOST_BYTES = 2_000_000
+"""Of an executed notebook: a larger one is slow to open, and holds data that belongs in a stored result."""
+
+
+def notebooks(only: Sequence[str] = ()) -> list[Path]:
+    """The suite's notebooks in order, or those whose number or name is asked for.
+
+    Raises:
+        ValueError: a number or name that no notebook has.
+    """
+    found = sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))
+    for asked in only:
+        if not any(asked in (path.stem, path.stem.partition("-")[0]) for path in found):
+            raise ValueError(f"notebook {asked!r}: there are {', '.join(path.stem for path in found)}")
+    return [path for path in found if not only or {path.stem, path.stem.partition("-")[0]} & set(only)]
+
+
+def build(
+    out: Path,
+    *,
+    only: Sequence[str] = (),
+    parameters: dict[str, Any] | None = None,
+    fresh: bool = False,
+    say: Callable[[str], None] = print,
+) -> list[Page]:
+    """Run notebooks and write the report; one that fails, or whose kernel dies, is reported and the others still run.
+
+    Args:
+        out: folder of the report.
+        only: numbers or names of notebooks; all if empty.
+        parameters: values for the `parameters` cells; each notebook takes those it has.
+        fresh: compute every stored result again.
+        say: is told about progress.
+
+    Raises:
+        ValueError: a notebook or a parameter that does not exist, or a value of another type than the notebook's own.
+    """
+    chosen, parameters = notebooks(only), parameters or {}
+    defaults = {path: _parameters(path) for path in chosen}
+    _check(parameters, defaults)
+    out.mkdir(parents=True, exist_ok=True)
+    _plotly_js(out)  # first: a page can be read as soon as it is there
+    pages = []
+    with _environment(fresh=fresh):
+        for number, path in enumerate(chosen, 1):
+            say(f"[{number}/{len(chosen)}] {path.stem} ...")
+            given = {name: value for name, value in parameters.items() if name in defaults[path]}
+            page = _page(path, out, given, _links(chosen, number - 1))
+            say(f"[{number}/{len(chosen)}] {path.stem}: {page.error or f'{page.seconds:.0f} s'}")
+            pages.append(page)
+    (out / "index.html").write_text(index(pages), encoding="utf-8")
+    return pages
+
+
+def _parameters(path: Path) -> dict[str, Any]:
+    """Names and default values of a notebook's parameters."""
+    from papermill import inspect_notebook
+
+    return {name: ast.literal_eval(entry["default"]) for name, entry in inspect_notebook(str(path)).items()}
+
+
+def _check(asked: Mapping[str, Any], defaults: Mapping[Path, Mapping[str, Any]]) -> None:
+    """That the notebooks have these parameters, with values of these types.
+
+    Raises:
+        ValueError: if not.
+    """
+    for name, value in asked.items():
+        found = {path.stem: known[name] for path, known in defaults.items() if name in known}
+        if not found:
+            offered = sorted({name for known in defaults.values() for name in known})
+            raise ValueError(f"parameter {name!r}: the notebooks have {', '.join(offered)}")
+        for notebook, default in found.items():
+            if _kind(value) != _kind(default):
+                raise ValueError(
+                    f"parameter {name}={value!r} is of type {_kind(value)}: notebook {notebook} takes {_kind(default)},"
+                    f" for example {name}={json.dumps(default)}"
+                )
+
+
+def _kind(value: Any) -> str:
+    """The type of a parameter: `int`, `str`, `list of int`, ..."""
+    if not isinstance(value, list):
+        return type(value).__name__
+    return f"list of {' and '.join(sorted({_kind(item) for item in value})) or 'nothing'}"
+
+
+@contextmanager
+def _environment(*, fresh: bool) -> Iterator[None]:
+    """`DUOVIZ_FRESH`, the time before which results are too old, for kernels that start inside, if asked for; afterwards the
+    variable is what it was."""
+    before = os.environ.get("DUOVIZ_FRESH")
+    if fresh:
+        os.environ["DUOVIZ_FRESH"] = str(time.time())
+    try:
+        yield
+    finally:
+        os.environ.pop("DUOVIZ_FRESH", None)
+        if before is not None:
+            os.environ["DUOVIZ_FRESH"] = before
+
+
+def _page(path: Path, out: Path, parameters: dict[str, Any], links: Mapping[str, str]) -> Page:
+    """Run one notebook and write it, executed and as a page."""
+    executed, began = out / path.name, time.monotonic()
+    failure = _run(path, executed, parameters)
+    notebook = without_widgets(nbformat.read(executed, as_version=4))
+    errors = [f"cell {_last_cell(notebook)} failed: {failure}"] if failure else []
+    nbformat.write(notebook, executed)
+    if (size := executed.stat().st_size) > MOST_BYTES:
+        errors.append(
+            f"{executed.name}: {size / 1e6:.1f} MB once executed, more than the {MOST_BYTES / 1e6:g} MB it may take;"
+            " show less of the data"
+        )
+    (out / f"{path.stem}.html").write_text(html(notebook, title=path.stem, links=links), encoding="utf-8")
+    title, question = _heading(path)
+    shown = {**_parameters(path), **parameters}
+    seconds = time.monotonic() - began
+    return Page(path.stem, title, question, seconds, "; ".join(errors), shown, thumbnail(notebook))
+
+
+def _run(path: Path, executed: Path, parameters: dict[str, Any]) -> str:
+    """Run a notebook into another file; why it failed, if it did."""
+    from nbclient.exceptions import DeadKernelError
+    from papermill import PapermillExecutionError, execute_notebook
+
+    try:
+        execute_notebook(
+            str(path),
+            str(executed),
+            parameters=parameters,
+            cwd=str(NOTEBOOKS),
+            kernel_name="python3",
+            progress_bar=False,
+            store_widget_state=False,
+            extra_arguments=["--log-level=ERROR"],  # a kernel's warning about its transport is not the reader's
+        )
+    except PapermillExecutionError as failure:
+        return f"{failure.ename}: {failure.evalue}"
+    except DeadKernelError as failure:
+        return f"{type(failure).__name__}: {failure} (out of memory?)"
+    return ""
+
+
+def _links(chosen: Sequence[Path], at: int) -> dict[str, str]:
+    """Addresses and texts of the links from a notebook's page to the index and to the pages before and after it."""
+    links = {"index.html": "all notebooks"}
+    if at > 0:
+        links[f"{chosen[at - 1].stem}.html"] = f"← {_heading(chosen[at - 1])[0]}"
+    if at + 1 < len(chosen):
+        links[f"{chosen[at + 1].stem}.html"] = f"{_heading(chosen[at + 1])[0]} →"
+    return links
+
+
+def _last_cell(executed: nbformat.NotebookNode) -> int:
+    """Which cell of its source an executed notebook reached, counted from 1."""
+    own = [cell for cell in executed.cells if not ADDED & set(cell.metadata.get("tags", []))]
+    return max(number for number, cell in enumerate(own, 1) if cell.metadata.papermill.start_time)
+
+
+def _heading(path: Path) -> tuple[str, str]:
+    """Title and question of a notebook, read from its source: papermill puts its own cell above those of one that failed."""
+    heading, _, below = nbformat.read(path, as_version=4).cells[0].source.strip().partition("\n")
+    return heading.lstrip("# "), " ".join(below.strip().partition("\n\n")[0].split())
+
+
+def _plotly_js(out: Path) -> None:
+    import plotly
+
+    shutil.copyfile(Path(plotly.__file__).parent / "package_data" / "plotly.min.js", out / "plotly.min.js")

@@ -1,0 +1,71 @@
+"""The report as its reader sees it: in a real browser, without a network, in light and dark, wide and narrow."""
+
+import nbformat
+import pytest
+
+from duoviz.report.page import figures
+
+INKS = """() => {
+  const channels = colour => colour.match(/[\\d.]+/g).slice(0, 3).map(Number);
+  const light = colour => channels(colour).map(c => (c /= 255) <= .04045 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4)
+    .reduce((sum, c, i) => sum + c * [.2126, .7152, .0722][i], 0);
+  const ground = light(getComputedStyle(document.body).backgroundColor);
+  return [...document.querySelectorAll("h1, h2, p, li, td, th, pre, a:not(.anchor-link)")]
+    .map(e => [light(getComputedStyle(e).color), e.outerHTML.slice(0, 80)])
+    .filter(([ink]) => (Math.max(ink, ground) + .05) / (Math.min(ink, ground) + .05) < 4.5).map(([, html]) => html);
+}"""
+"""Elements whose text has less than 4.5 times the contrast to the page that WCAG asks for."""
+LINKS = "[...document.querySelectorAll('a[href]')].map(a => a.href)"
+
+
+@pytest.fixture(params=[(scheme, width) for scheme in ("light", "dark") for width in (1200, 400)], ids=str)
+def view(request, browser):
+    """A browser's page, and the list of what went wrong in it, which a test finds empty at its end."""
+    scheme, width = request.param
+    context = browser.new_context(offline=True, color_scheme=scheme, viewport={"width": width, "height": 900})
+    page, faults = context.new_page(), []
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("console", lambda message: faults.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("requestfailed", lambda request: faults.append(request.url))
+    yield page
+    context.close()
+    assert faults == []
+
+
+def assert_readable(page):
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert page.evaluate(INKS) == []
+
+
+def test_the_index_draws_every_thumbnail(built, view):
+    out, pages = built
+    view.goto((out / "index.html").as_uri())
+    view.wait_for_function("[...document.images].every(image => image.complete && image.naturalWidth)")
+    assert view.locator("article").count() == len(pages)
+    assert view.locator("article img").count() == sum(bool(made.thumbnail) for made in pages) > 0
+    assert view.locator("article a.thumbnail > *").count() == len(pages)
+    view.evaluate("document.querySelectorAll('details').forEach(details => { details.open = true; })")
+    assert_readable(view)
+    for link in view.evaluate(LINKS):
+        assert (out / link.rpartition("/")[2]).exists()
+
+
+def test_pages_follow_one_another_and_draw_every_figure(built, view):
+    out, pages = built
+    view.goto((out / "index.html").as_uri())
+    view.locator("h2 a").first.click()
+    for number, made in enumerate(pages):
+        view.wait_for_url((out / f"{made.name}.html").as_uri())
+        view.wait_for_function(
+            "[...document.querySelectorAll('.plotly-figure')].every(f => f.querySelector('.main-svg'))"
+        )
+        held = list(figures(nbformat.read(out / f"{made.name}.ipynb", as_version=4)))
+        assert view.locator(".plotly-figure").count() == len(held)
+        assert_readable(view)
+        around = [pages[at].name for at in (number - 1, number + 1) if 0 <= at < len(pages)]
+        links = view.locator("nav.report a").evaluate_all("links => links.map(a => a.getAttribute('href'))")
+        assert links == [f"{name}.html" for name in ("index", *around)]
+        if number + 1 < len(pages):
+            view.locator("nav.report a", has_text="→").click()
+    view.locator("nav.report a", has_text="all notebooks").click()
+    view.wait_for_url((out / "index.html").as_uri())
