@@ -1,7 +1,8 @@
 """Colours, glyphs and text for display; the one place that escapes text for HTML and plotly.
 
-Colours are those of Okabe and Ito, which the colour-blind can tell apart; backgrounds are transparent and inks are middle
-greys, so that figures read on white and on black.
+Colours are those of Okabe and Ito, which the colour-blind can tell apart; their light ones (grey, orange, sky blue) are
+darkened, so that each has a contrast of at least 3 on white and on a dark page. Backgrounds are transparent and inks are
+middle greys, so that figures read on both.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-CHOICE_COLOURS = ("#999999", "#0072B2", "#D55E00")
+CHOICE_COLOURS = ("#888888", "#0072B2", "#D55E00")
 """Of skip, small and big."""
 GLYPHS = "-SB"
 POLICY_COLOURS = {
@@ -24,11 +25,11 @@ POLICY_COLOURS = {
     "oracle, replayed": "#A0603C",
     "oracle, mean budget": "#A0603C",
     "label-free, mean budget": "#4F81BD",
-    "random-100": "#E69F00",
-    "fixed": "#56B4E9",
+    "random-100": "#7A6A38",
+    "fixed": "#419AD9",
     "router": "#0072B2",
     "all big": "#888888",
-    "all small": "#BBBBBB",
+    "all small": "#5F7F95",
     "user": "#A08F00",
 }
 """The same colour for a policy in every figure; `user` is a route that somebody typed or clicked."""
@@ -46,13 +47,16 @@ POLICY_MARKS = {
     "random-100": "diamond",
     "fixed": "triangle-up",
     "router": "star",
+    "all big": "star-triangle-up",
+    "all small": "star-triangle-down",
     "user": "hexagon",
 }
 SEQUENTIAL = "Viridis"
+"""For shares and other values of one sign."""
 DIVERGING = [[0.0, "#0072B2"], [0.5, "rgba(127,127,127,0.08)"], [1.0, "#D55E00"]]
 """For signed values: draw it with a range that is symmetric about 0, so that no gain and no loss have no colour."""
-SHARE_SCALE = [[0.0, "#0072B2"], [0.5, "#E8E4DC"], [1.0, "#D55E00"]]
-"""From never (small, blue) over half to always (big, vermilion)."""
+DIVERGING_SOLID = [DIVERGING[0], [0.5, "#F2EFE9"], DIVERGING[2]]
+"""The same for cells that carry numbers, which need paper of their own on a dark page."""
 INK, LINE = "#7f7f7f", "rgba(127,127,127,0.35)"
 CONFIG = {"showSendToCloud": False, "displaylogo": False, "responsive": True}
 """For `Figure.show(config=...)`: no upload of what is drawn."""
@@ -75,10 +79,15 @@ def token_text(piece: str, *, limit: int | None = None) -> str:
         piece: the characters.
         limit: the most characters shown before `…`; None for all.
     """
-    shown = "".join(c if c.isprintable() else _code(c) for c in piece.translate(VISIBLE))
+    shown = visible(piece)
     if limit is not None and len(shown) > limit:
         shown = f"{shown[: limit - 1]}…"
-    return escape(shown) or "∅"
+    return escape(shown)
+
+
+def visible(piece: str) -> str:
+    """`token_text` before it is escaped: for where text cannot be markup."""
+    return "".join(c if c.isprintable() else _code(c) for c in piece.translate(VISIBLE)) or "∅"
 
 
 def _code(character: str) -> str:
@@ -102,18 +111,22 @@ def _of_policy(name: str, table: dict[str, str], default: str) -> str:
     return table.get(name, table.get(name.removesuffix(", replayed"), default))
 
 
-def token_chips(pieces: Sequence[str], values: np.ndarray, *, title: str, unit: str = "nats") -> str:
+def token_chips(
+    pieces: Sequence[str], values: np.ndarray, *, title: str, unit: str = "nats", selected: int | None = None
+) -> str:
     """Text as coloured tokens: HTML with a legend.
 
     The viewer sees the text as written, line breaks kept; each token's background tells its value, from none (no colour) to
-    the largest (vermilion, and underlined from half of it on); negative values are blue, and then the legend goes below 0.
-    NaN (not scored) has no colour. The number appears when the pointer rests on a token.
+    the largest (vermilion, and underlined from half of it on); negative values are blue (and underlined with dots from a
+    tenth of it on), and then the legend goes below 0. NaN (not scored) has no colour. The number appears when the pointer
+    rests on a token.
 
     Args:
         pieces: characters of each token.
         values: one number per token.
         title: what the colour means.
         unit: of the values.
+        selected: a token that gets a frame.
 
     Raises:
         ValueError: as many values as pieces are needed; an infinite value.
@@ -123,14 +136,14 @@ def token_chips(pieces: Sequence[str], values: np.ndarray, *, title: str, unit: 
         raise ValueError(f"{values.shape} values for {len(pieces)} tokens: give one for each")
     if np.isinf(values).any():
         raise ValueError(f"{np.isinf(values).sum()} infinite values: give finite ones, or NaN where nothing is scored")
-    known = values[np.isfinite(values)]
-    largest = float(np.abs(known).max(initial=0.0)) or 1.0
-    spans = "".join(_chip(piece, value, largest, unit) for piece, value in zip(pieces, values))
-    steps = [-1.0, -0.5] if known.min(initial=0.0) < -0.005 * largest else []
-    legend = "".join(
-        f'<span style="background:{_shade(part)}{_underline(part)};padding:0 .7em">{part * largest:.1f}</span>'
-        for part in [*steps, 0.0, 0.25, 0.5, 0.75, 1.0]
+    styles = chip_styles(values)
+    if selected is not None:
+        styles[selected] += f";outline:2px solid {POLICY_COLOURS['user']}"
+    spans = "".join(
+        f'<span title="{escape(chip_label(value, unit))}" style="{css}">{escape(piece)}</span>'
+        for piece, value, css in zip(pieces, values, styles)
     )
+    legend = "".join(f'<span style="{css};padding:0 .7em">{text}</span>' for text, css in chip_legend(values))
     return (
         f'<div style="font-family:sans-serif;font-size:13px;margin:.4em 0">{escape(title)} ({escape(unit)}): {legend}</div>'
         '<pre style="white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.75;margin:0;'
@@ -139,14 +152,33 @@ def token_chips(pieces: Sequence[str], values: np.ndarray, *, title: str, unit: 
     )
 
 
-def _chip(piece: str, value: float, largest: float, unit: str) -> str:
-    part = 0.0 if np.isnan(value) else value / largest
-    label = "not scored" if np.isnan(value) else f"{value:.2f} {unit}"
-    return f'<span title="{escape(label)}" style="background:{_shade(part)}{_underline(part)}">{escape(piece)}</span>'
+def chip_styles(values: np.ndarray) -> list[str]:
+    """CSS of each token's background and underline, as in `token_chips`."""
+    largest = _largest(values)
+    return [f"background:{_shade(part)}{_underline(part)}" for part in np.nan_to_num(values / largest)]
+
+
+def chip_legend(values: np.ndarray) -> list[tuple[str, str]]:
+    """Numbers and the CSS that stands for them, from the least to the largest."""
+    largest = _largest(values)
+    steps = [-1.0, -0.5] if np.nanmin(values, initial=0.0) < -0.005 * largest else []
+    parts = [*steps, 0.0, 0.25, 0.5, 0.75, 1.0]
+    digits = 1 if largest >= 1 else 2
+    return [(f"{part * largest:.{digits}f}", f"background:{_shade(part)}{_underline(part)}") for part in parts]
+
+
+def chip_label(value: float, unit: str) -> str:
+    """A token's number in words."""
+    return "not scored" if np.isnan(value) else f"{value:.2f} {unit}"
+
+
+def _largest(values: np.ndarray) -> float:
+    return float(np.nanmax(np.abs(values), initial=0.0)) or 1.0
 
 
 def _underline(part: float) -> str:
-    return ";text-decoration:underline" if abs(part) >= 0.5 else ""
+    """Size and sign for those who do not see the colours."""
+    return ";text-decoration:underline" if part >= 0.5 else ";text-decoration:underline dotted" if part <= -0.1 else ""
 
 
 def _shade(part: float) -> str:

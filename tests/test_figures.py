@@ -1,12 +1,17 @@
+import inspect
+import re
+import time
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+import plotly.io
 import pytest
 from plotly import graph_objects as go
 
-from duoviz import figures, frames, oracle
-from duoviz.records import Tokens
+from duoviz import figures, frames, oracle, style
+from duoviz.records import Landscape, Tokens
+from duoviz.routes import Space
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +94,8 @@ def test_distribution_draws_its_table():
             points = spread[(spread["quantity"] == column) & (spread["part"] == part)]
             np.testing.assert_array_equal(trace.x, points["value"])
             np.testing.assert_array_equal(trace.y, points["amount"])
-            assert (trace.name, trace.xaxis) == (f"&lt;{number}&gt; gain", axis)
+            assert (trace.name, trace.xaxis) == (f"&lt;{number}&gt; gain (n = 50)", axis)
+            assert trace.line.dash == ("dash" if number > 5 else "solid")
     bounds = np.percentile(values, [0.5, 99.5])
     for axis in (figure.layout.xaxis, figure.layout.xaxis2):
         np.testing.assert_allclose(axis.range, bounds)
@@ -119,9 +125,11 @@ def test_intervals_and_budgets():
     figure = figures.intervals(table, x="nats", title="t")
     assert list(figure.data[0].error_x.array) == [1.0]
     assert list(figure.data[0].error_x.arrayminus) == [0.5]
-    budget = figures.realised_budget(pd.DataFrame({"name": ["r"], "source": ["s"], "asked": [0.3], "realised": [0.4]}))
+    shares = table.assign(asked=0.3, mean=0.4, low=0.35, high=0.5)
+    budget = figures.realised_budget(shares)
     titled(budget)
     assert (budget.data[0].x[0], budget.data[0].y[0]) == (0.3, 0.4)
+    assert budget.data[0].error_y.array[0] == pytest.approx(0.1)
 
 
 def test_a_log_without_holdout_losses_is_drawn_and_says_so():
@@ -172,10 +180,18 @@ def test_gap_closed_draws_both_gaps_and_counts_what_is_missing():
 def test_unscored_positions_have_no_colour_and_short_maps_have_letters():
     routes = np.array([[0, 1], [-1, -1], [2, 2]], np.int8)
     figure = figures.route_maps([("a", routes)], ["x", "y", "z"], title="t")
-    np.testing.assert_array_equal(figure.data[0].z, [[0, np.nan, 2], [1, np.nan, 2]])
+    np.testing.assert_array_equal(figure.data[0].z, [[0, -1, 2], [1, -1, 2]])
+    axis = figure.layout.coloraxis
+    assert (axis.cmin, axis.colorscale[:3]) == (
+        -1.5,
+        ((0, "rgba(0,0,0,0)"), (0.25, "rgba(0,0,0,0)"), (0.25, style.CHOICE_COLOURS[0])),
+    )
+    full = figures.route_maps([("a", routes[[0, 2]])], ["x", "z"], title="t").layout.coloraxis
+    assert (full.cmin, full.cmax, full.colorscale[0][1]) == (-0.5, 2.5, style.CHOICE_COLOURS[0])
     np.testing.assert_array_equal(figure.data[0].text, [["-", "", "B"], ["S", "", "B"]])
     long = figures.route_maps([("a", np.tile(routes, (100, 1)))], ["x"] * 300, title="t")
     assert long.data[0].text is None
+    assert len(long.layout.xaxis.ticktext) == 300
     assert long.layout.xaxis.range == (-0.5, 63.5)
     with pytest.raises(ValueError, match="for 2 labels"):
         figures.route_maps([("a", routes)], ["x", "y"], title="t")
@@ -207,3 +223,131 @@ def test_tables_that_cannot_be_drawn_are_refused(curves, tokens):
     table = frames.token_losses(tokens, {"small": curves["nll"].loss_nats[0]})
     with pytest.raises(ValueError, match="give the rows of one text"):
         figures.token_losses(table, title="t")
+
+
+def test_long_texts_make_small_figures_quickly():
+    routes = np.random.default_rng(0).integers(0, 3, (2048, 12)).astype(np.int8)
+    routes[-1] = -1
+    usage = frames.usage(np.stack([routes, routes[::-1]]), source="s", panel="p")
+    losses = {f"{name}_nats": np.random.default_rng(0).exponential(size=2048) for name in ("small", "big", "oracle")}
+    table = pd.DataFrame({"document": "d", "position": np.arange(2048, dtype=np.int32), "target": " token", **losses})
+    for draw in (
+        lambda: figures.route_maps([(name, routes) for name in "abc"], [" token"] * 2048, title="t"),
+        lambda: figures.routing_heatmap(usage, title="t"),
+        lambda: figures.token_losses(table, title="t"),
+    ):
+        started = time.perf_counter()
+        figure = draw()
+        written = figure.to_json()
+        assert time.perf_counter() - started < 1  # 0.1 s on two cores
+        assert figure.layout.xaxis.ticktext is None
+        assert len(written) < 200_000
+
+
+def test_slices_draw_their_table():
+    rows = [("s", "word", 0.5, 3), ("s", "<n>", 0.25, 2), ("t", "word", 0.75, 1200)]
+    table = pd.DataFrame([dict(zip(("source", "slice", "gain_nats", "positions"), row)) for row in rows])
+    table = table.assign(
+        by="class", documents=2, gain_nats_low=table["gain_nats"] - 0.1, gain_nats_high=table["gain_nats"] + 0.2
+    )
+    figure = figures.slices(table, "gain_nats", title="t")
+    titled(figure)
+    assert [list(trace.x) for trace in figure.data] == [[0.5, 0.25], [0.75]]
+    assert [list(trace.y) for trace in figure.data] == [["word (n = 3)", "&lt;n&gt; (n = 2)"], ["word (n = 1,200)"]]
+    np.testing.assert_allclose(figure.data[0].error_x.array, 0.2)
+    np.testing.assert_allclose(figure.data[0].error_x.arrayminus, 0.1)
+    assert [note.text for note in figure.layout.annotations] == ["s", "t"]
+    assert figure.layout.xaxis2.title.text == "gain (nats)"
+    assert figure.layout.title.subtitle.text.startswith(
+        "s: 2 documents, 5 positions; t: 2 documents, 1,200 positions; by class"
+    )
+
+
+def test_difficulty_is_drawn_against_loss(curves, tokens):
+    table = frames.difficulty(tokens, *curves.values(), budget=2)
+    figure = figures.difficulty_against_loss(pd.concat([table, table.assign(source="other")]), title="t")
+    titled(figure)
+    middle = frames.medians(table, x="small_nats", y="difficulty_nats")
+    assert len(figure.data) == 6
+    for points, line in (figure.data[:2], figure.data[3:5]):
+        np.testing.assert_allclose(points.y, table["difficulty_nats"])
+        np.testing.assert_allclose(points.x, table["small_nats"])
+        np.testing.assert_allclose(line.x, middle["small_nats"])
+        np.testing.assert_allclose(line.y, middle["difficulty_nats"])
+    assert figure.layout.title.subtitle.text == "3 documents, 21 positions each"
+
+
+@pytest.fixture(scope="module")
+def every(curves, tokens):
+    """One figure of each kind, by the function that draws it."""
+    named = {curve.name: curve for curve in curves.values()}
+    summary = frames.curve_summary(list(named.values()), tokens)
+    fixed = replace(named["oracle"], name="fixed", loss_nats=named["oracle"].loss_nats + np.float32(0.5))
+    table = frames.difficulty(tokens, *curves.values(), budget=2)
+    losses = [name for name in table if name.endswith("_nats")]
+    routes = curves["nll"].at(2)[1]
+    counts = {"positions": 21, "documents": 3}
+    means = pd.DataFrame([{"name": "n", "source": "s", "asked": 0.5, "mean": 0.4, "low": 0.3, "high": 0.6, **counts}])
+    drawn = frames.sampled(tokens, range(7), {name: table[["small_nats"]].to_numpy().reshape(3, 7) for name in "ab"})
+    points = [drawn.assign(candidates=k, true_nats=drawn["a"] + k, null_nats=drawn["b"]) for k in (1, 2)]
+    candidates = pd.concat(points)
+    methods = drawn.assign(method="beam-4", space="free", regret_nats=drawn["a"], routes=5.0)
+    space = Space(4, "SB")
+    land = Landscape(space.enumerate(), np.arange(16, dtype=np.float32), 16)
+    marks = frames.best_routes(land, number=2).assign(policy=["oracle", "router"])
+    log = pd.DataFrame({"tokens": [1, 2], "loss": [2.0, 1.0], "eval_s_big": [2.0, 1.0]})
+    return {
+        "budget_curve": figures.budget_curve(summary),
+        "candidates_curve": figures.candidates_curve(
+            frames.means(candidates, tokens, by=["candidates"], values=["true_nats", "null_nats"])
+        ),
+        "difficulty_against_loss": figures.difficulty_against_loss(table, title="t"),
+        "distribution": figures.distribution(table, losses, x="loss (nats)", title="t"),
+        "gain_curve": figures.gain_curve(frames.gains(named, tokens)),
+        "gap_closed": figures.gap_closed(frames.gaps(named["oracle"], {**named, "fixed": fixed}, tokens)),
+        "intervals": figures.intervals(means, x="nats", title="t"),
+        "landscape": figures.landscape(frames.spread(land), marks, title="t"),
+        "layer_usage": figures.layer_usage(frames.layer_usage({"oracle": routes, "yours": routes}), title="t"),
+        "policy_bars": figures.policy_bars(summary[summary["budget"] == 2], title="t"),
+        "rank_agreement": figures.rank_agreement(frames.rank_agreement(table, losses[:3]), title="t"),
+        "realised_budget": figures.realised_budget(means),
+        "regret_curve": figures.regret_curve(frames.regrets(methods, candidates, tokens)),
+        "route_comparison": figures.route_comparison(
+            ("a", routes[0]), ("b", routes[1]), ["x"] * 7, title="t", agreement=0.5, selected=3
+        ),
+        "route_maps": figures.route_maps([("a", routes[0])], ["x"] * 7, title="t"),
+        "routing_heatmap": figures.routing_heatmap(frames.usage(routes, source="s", panel="p"), title="t"),
+        "slices": figures.slices(
+            frames.slices(table, tokens, by="position", values=["small_nats"]), "small_nats", title="t"
+        ),
+        "token_losses": figures.token_losses(table[table["seq"] == 0], title="t"),
+        "training_curves": figures.training_curves(log),
+    }
+
+
+def test_every_figure_says_how_much_it_rests_on(every):
+    public = {name for name, each in vars(figures).items() if name in figures.__all__ and inspect.isfunction(each)}
+    assert set(every) == public - {"around", "drawn", "frame", "nothing", "write"}
+    for name, figure in every.items():
+        note = figure.layout.title.subtitle.text
+        assert re.search(
+            r"\d (documents|positions|texts|evaluations|routes)|one text, first \d+ of \d+ positions", note
+        ), name
+        bars = [trace for trace in figure.data if trace.type in ("scatter", "bar") and trace.error_y.array is not None]
+        bars += [trace for trace in figure.data if trace.type == "scatter" and trace.error_x.array is not None]
+        bands = [trace for trace in figure.data if trace.type == "scatter" and trace.fill]
+        pointed = [trace for trace in figure.data if "[%{customdata" in (trace.hovertemplate or "")]
+        if bars or bands or pointed:
+            assert re.search("95 % intervals" if bars or bands else "intervals at the pointer", note), name
+
+
+def test_every_figure_can_be_had_as_a_table(every):
+    for name, figure in every.items():
+        table = figures.drawn(figure)
+        assert {"trace", "panel", "kind", "x", "y"} <= set(table), name
+        bands = sum(len(trace.x) // 2 for trace in figure.data if trace.type == "scatter" and trace.fill)
+        marks = sum(len(t.x) for t in figure.data if t.type == "bar" or (t.type == "scatter" and not t.fill))
+        cells = sum(np.size(trace.z) for trace in figure.data if trace.type == "heatmap")
+        boxes = sum(len(trace.x) for trace in figure.data if trace.type == "box")
+        assert len(table) == bands + marks + cells + boxes, name
+        pd.testing.assert_frame_equal(figures.drawn(plotly.io.from_json(figure.to_json())), table)

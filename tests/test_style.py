@@ -1,6 +1,7 @@
 import html
 import random
 import re
+from itertools import combinations
 
 import numpy as np
 import plotly.offline
@@ -8,6 +9,7 @@ import pytest
 
 from duoviz import corpus, model, style
 from duoviz.corpus.python import ROOT
+from duoviz.figures import landscapes, look, tokens
 
 ESCAPED = r"(&(amp|lt|gt|#\d+);|[^&<>\"'$])*"
 
@@ -78,7 +80,9 @@ def test_token_text_shows_what_cannot_be_seen():
 def test_chips_tell_their_values_and_the_legend_its_range():
     chips = style.token_chips(["a", "b", "c"], np.array([2.0, -1.0, np.nan]), title="gain", unit='"nats')
     assert 'title="2.00 &#34;nats" style="background:rgba(213,94,0,0.65);text-decoration:underline">a<' in chips
-    assert 'title="-1.00 &#34;nats" style="background:rgba(0,114,178,0.33);text-decoration:underline">b<' in chips
+    assert (
+        'title="-1.00 &#34;nats" style="background:rgba(0,114,178,0.33);text-decoration:underline dotted">b<' in chips
+    )
     legend = chips[: chips.index("<pre")]
     assert re.findall(r">(-?\d\.\d)<", legend) == ["-2.0", "-1.0", "0.0", "0.5", "1.0", "1.5", "2.0"]
     assert ">-" not in style.token_chips(["a"], np.array([1.0]), title="t")
@@ -96,17 +100,62 @@ def test_chips_hold_the_text_as_written():
     assert html.unescape(re.sub(r"<[^>]*>", "", inside)) == source
 
 
+def linear(colour):
+    """Red, green and blue of `#rrggbb` as amounts of light."""
+    parts = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    return np.where(parts <= 0.03928, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+
+
 def contrast(one, other):
-    def light(colour):
-        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-        parts = [p / 12.92 if p <= 0.03928 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
-        return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
-
-    high, low = sorted((light(one), light(other)), reverse=True)
-    return (high + 0.05) / (low + 0.05)
+    """Of two colours, as the Web Content Accessibility Guidelines have it."""
+    light = [linear(colour) @ [0.2126, 0.7152, 0.0722] for colour in (one, other)]
+    return (max(light) + 0.05) / (min(light) + 0.05)
 
 
-def test_big_small_and_ink_stand_out_on_white_and_black():
-    for colour in (*style.CHOICE_COLOURS[1:], style.POLICY_COLOURS["user"], style.INK):
-        assert contrast(colour, "#ffffff") > 3
-        assert contrast(colour, "#15171a") > 3
+def distance(one, other):
+    """CIE76: how far apart two colours look; 2.3 is just seen."""
+
+    def lab(colour):
+        to_xyz = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+        parts = to_xyz @ linear(colour) / [0.9505, 1, 1.089]
+        x, y, z = np.where(parts > 0.008856, np.cbrt(parts), 7.787 * parts + 16 / 116)
+        return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+    return float(np.linalg.norm(lab(one) - lab(other)))
+
+
+COLOURS = {
+    "ink": style.INK,
+    **{f"choice {glyph}": colour for glyph, colour in zip(style.GLYPHS, style.CHOICE_COLOURS)},
+    **style.POLICY_COLOURS,
+    **{f"source {number}": colour for number, (_, colour) in enumerate(look.SOURCES)},
+    **{f"method {name}": colour for name, (_, colour) in landscapes.METHODS.items()},
+    **{f"palette {number}": colour for number, colour in enumerate(tokens.PALETTE)},
+    **{f"losses {name}": colour for name, colour in tokens.COLOURS.items()},
+}
+
+
+@pytest.mark.parametrize("page", ["#ffffff", "#15171a", "#111111"])
+@pytest.mark.parametrize("name", COLOURS)
+def test_every_colour_has_contrast_on_light_and_dark_pages(name, page):
+    assert contrast(COLOURS[name], page) >= 3
+
+
+def test_contrast_and_distance_are_those_of_the_standards():
+    assert contrast("#ffffff", "#000000") == pytest.approx(21)
+    assert contrast("#777777", "#ffffff") == pytest.approx(4.48, abs=0.01)
+    assert distance("#ffffff", "#000000") == pytest.approx(100, abs=0.1)
+    assert distance("#ff0000", "#00ff00") == pytest.approx(170.6, abs=0.1)
+
+
+TOGETHER = ["oracle", "label-free", "null", "random-100", "fixed", "router"]
+
+
+@pytest.mark.parametrize(("one", "other"), list(combinations(TOGETHER, 2)))
+def test_policies_of_one_figure_are_told_apart_by_colour_and_mark(one, other):
+    assert distance(style.POLICY_COLOURS[one], style.POLICY_COLOURS[other]) > 15
+    assert style.policy_mark(one) != style.policy_mark(other)
+
+
+def test_choices_are_told_apart():
+    assert min(distance(*pair) for pair in combinations(style.CHOICE_COLOURS, 2)) > 40

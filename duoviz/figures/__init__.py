@@ -2,31 +2,45 @@
 
 Every figure says its unit on each axis and, below the title, how many positions and documents it rests on; bands and bars
 are 95 % intervals over documents. Backgrounds are transparent and inks grey, so that figures read in light and dark. Names
-and titles are text, never markup. Show a figure with `figure.show(config=figures.CONFIG)`.
+and titles are text, never markup. Show a figure with `figure.show(config=figures.CONFIG)`, keep it with
+`figures.write`.
 """
 
 from duoviz.style import CONFIG
 
+from .export import drawn, write
+from .inspection import landscape, layer_usage
 from .landscapes import candidates_curve, regret_curve
+from .look import nothing
 from .policies import budget_curve, gain_curve, gap_closed, intervals, policy_bars, realised_budget
-from .routing import route_maps, routing_heatmap
-from .tokens import distribution, rank_agreement, token_losses
+from .routing import around, frame, route_comparison, route_maps, routing_heatmap
+from .tokens import difficulty_against_loss, distribution, rank_agreement, slices, token_losses
 from .training import training_curves
 
 __all__ = [
     "CONFIG",
+    "around",
     "budget_curve",
     "candidates_curve",
+    "difficulty_against_loss",
     "distribution",
+    "drawn",
+    "frame",
     "gain_curve",
     "gap_closed",
     "intervals",
+    "landscape",
+    "layer_usage",
+    "nothing",
     "policy_bars",
     "rank_agreement",
     "realised_budget",
     "regret_curve",
+    "route_comparison",
     "route_maps",
     "routing_heatmap",
+    "slices",
     "token_losses",
     "training_curves",
+    "write",
 ]

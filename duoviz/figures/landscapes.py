@@ -51,7 +51,7 @@ def candidates_curve(table: pd.DataFrame, *, title: str = "How much does the bes
     figure.add_hline(y=0, line={"color": style.INK, "width": 1})
     figure.update_xaxes(title="random routes to choose from", type="log", dtick=1)
     figure.update_yaxes(title="gain over all big (nats per token)", col=1)
-    return look.finish(figure, title=title, note=f"{look.counted(table)}; bars: 95 %", height=440)
+    return look.finish(figure, title=title, note=f"{look.counted(table)}; bars: 95 % intervals", height=440)
 
 
 def regret_curve(table: pd.DataFrame, *, title: str = "How near do searches come that do not enumerate?") -> go.Figure:

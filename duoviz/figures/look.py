@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -28,6 +29,8 @@ QUANTITIES = {
 """Columns whose name alone does not say what they are."""
 SOURCES = (("circle", "#D55E00"), ("square", "#0072B2"), ("diamond", "#009E73"), ("cross", "#CC79A7"))
 """Mark and colour of the first, second, ... source where a figure tells sources, not policies, apart."""
+NAMED = 300
+"""Tokens up to which an axis names each."""
 
 
 _AXIS = {"automargin": True, "title": {"standoff": 15}, "zerolinewidth": 2}
@@ -78,11 +81,17 @@ def finish(figure: go.Figure, *, title: str, note: str = "", height: int = 420) 
     return figure.update_annotations(font={"size": 13})
 
 
+def nothing(*, title: str, note: str, height: int = 440) -> go.Figure:
+    """A figure that holds its place and says in its note why it is empty."""
+    figure = finish(go.Figure(), title=title, note=note, height=height)
+    return figure.update_xaxes(visible=False).update_yaxes(visible=False)
+
+
 def counted(table: pd.DataFrame) -> str:
     """How much a summary rests on."""
     parts = table[["source", "documents", "positions"]].drop_duplicates("source")
-    if len(parts) > 2 and len(parts[["documents", "positions"]].drop_duplicates()) == 1:
-        return f"{parts['documents'].iloc[0]} documents, {parts['positions'].iloc[0]:,} positions in each panel"
+    if len(parts) > 1 and len(parts[["documents", "positions"]].drop_duplicates()) == 1:
+        return f"{parts['documents'].iloc[0]} documents, {parts['positions'].iloc[0]:,} positions each"
     return "; ".join(f"{r.source}: {r.documents} documents, {r.positions:,} positions" for r in parts.itertuples())
 
 
@@ -90,6 +99,13 @@ def panels(titles: Sequence[str], *, rows: int = 1, cols: int | None = None, **o
     """Panels with their titles, side by side unless `rows` says otherwise."""
     shape = {"rows": rows, "cols": cols or len(titles)}
     return make_subplots(**shape, subplot_titles=[style.escape(title) for title in titles], **options)
+
+
+def token_ticks(pieces: Sequence[str], places: np.ndarray, *, title: str) -> dict[str, Any]:
+    """An axis that names the token at each place; of a long text the place only: a browser takes 48 s to draw 2,048 names."""
+    named = {"tickvals": places, "ticktext": [style.token_text(piece, limit=12) for piece in pieces], "tickangle": -90}
+    axis = {"tickfont": {"size": 10, "family": "monospace"}, "title": title}
+    return axis | named if len(pieces) <= NAMED else {"title": f"{title} (position)"}
 
 
 def policy_name(policy: str) -> str:
@@ -101,6 +117,11 @@ def policy_name(policy: str) -> str:
 def quantity_name(column: str) -> str:
     """A column's name in a legend or at an axis, without its unit, escaped."""
     return style.escape(QUANTITIES.get(column, column.removesuffix("_nats").replace("_", " ")))
+
+
+def quantity_axis(column: str) -> str:
+    """A column's name with its unit, escaped."""
+    return f"{quantity_name(column)} (nats)" if column.endswith("_nats") else quantity_name(column)
 
 
 def policy_line(figure: go.Figure, policy: str, *, name: str, column: int, shown: bool, **data: Any) -> None:
@@ -131,3 +152,26 @@ def errors(part: pd.DataFrame, mean: str, low: str, high: str, *, colour: str | 
     """Error bars from a mean and its bounds."""
     bars = {"array": part[high] - part[mean], "arrayminus": part[mean] - part[low]}
     return bars | ({"color": colour} if colour else {})
+
+
+def dots(figure: go.Figure, part: pd.DataFrame, names: Sequence[str], *, number: int, value: str, **place: Any) -> None:
+    """A source's means with their intervals, to the right, one below the other.
+
+    Args:
+        figure: to which they are added.
+        part: rows of one source, with its name and the value with its bounds, `<value>_low` and `<value>_high`.
+        names: of the rows, escaped.
+        number: of the source, for its mark and colour.
+        value: column that is drawn.
+        **place: row and column, legend.
+    """
+    symbol, colour = SOURCES[number % len(SOURCES)]
+    figure.add_scatter(
+        x=part[value],
+        y=names,
+        name=style.escape(part["source"].iloc[0]),
+        mode="markers",
+        marker={"symbol": symbol, "size": 10, "color": colour},
+        error_x=errors(part, value, f"{value}_low", f"{value}_high"),
+        **place,
+    )

@@ -67,7 +67,7 @@ def budget_curve(
     figure.update_xaxes(title="big layers per token (realised)")
     figure.update_yaxes(title=label, col=1)
     return look.finish(
-        figure, title=title, note=f"{look.counted(summary)}; bands: 95 %; level line: all big", height=460
+        figure, title=title, note=f"{look.counted(summary)}; bands: 95 % intervals; level line: all big", height=460
     )
 
 
@@ -127,7 +127,7 @@ def policy_bars(summary: pd.DataFrame, *, title: str) -> go.Figure:
     figure.update_xaxes(title="policy", tickangle=-30)
     figure.update_yaxes(rangemode="tozero")
     figure.update_yaxes(title="perplexity", col=1)
-    return look.finish(figure, title=title, note=f"{look.counted(summary)}; bars: 95 %", height=460)
+    return look.finish(figure, title=title, note=f"{look.counted(summary)}; bars: 95 % intervals", height=460)
 
 
 def gain_curve(gains: pd.DataFrame, *, title: str = "How much of the oracle's gain is luck?") -> go.Figure:
@@ -156,7 +156,7 @@ def gain_curve(gains: pd.DataFrame, *, title: str = "How much of the oracle's ga
     figure.add_hline(y=0, line={"color": style.INK, "width": 1})
     figure.update_xaxes(title="big layers per token")
     figure.update_yaxes(title="gain over all big (nats per token)", col=1)
-    return look.finish(figure, title=title, note=f"{look.counted(gains)}; bars: 95 %", height=440)
+    return look.finish(figure, title=title, note=f"{look.counted(gains)}; bars: 95 % intervals", height=440)
 
 
 def gap_closed(gaps: pd.DataFrame, *, title: str = "How much of the gap do the routers close?") -> go.Figure:
@@ -190,7 +190,7 @@ def gap_closed(gaps: pd.DataFrame, *, title: str = "How much of the gap do the r
     figure.update_xaxes(title="big layers per token (realised)")
     figure.update_yaxes(title="share of the gap closed", col=1)
     missing = int(gaps[list(kinds)].isna().to_numpy().sum())
-    note = f"{look.counted(gaps)}; bars: 95 %; {missing} of {2 * len(gaps)} points missing: the gap may be 0"
+    note = f"{look.counted(gaps)}; bars: 95 % intervals; {missing} of {2 * len(gaps)} points missing: the gap may be 0"
     return look.finish(figure, title=title, note=note, height=440)
 
 
@@ -209,44 +209,39 @@ def intervals(table: pd.DataFrame, *, x: str, title: str) -> go.Figure:
     """
     look.needed(table, ["name", "source", "mean", "low", "high", "positions", "documents"])
     figure = go.Figure()
+    named = table.rename(columns={"low": "mean_low", "high": "mean_high"})
     for number, source in enumerate(dict.fromkeys(table["source"])):
-        part, (symbol, colour) = table[table["source"] == source], look.SOURCES[number % len(look.SOURCES)]
-        figure.add_scatter(
-            x=part["mean"],
-            y=[style.escape(name) for name in part["name"]],
-            name=style.escape(source),
-            mode="markers",
-            marker={"symbol": symbol, "size": 10, "color": colour},
-            error_x=look.errors(part, "mean", "low", "high"),
-        )
+        part = named[named["source"] == source]
+        look.dots(figure, part, [style.escape(name) for name in part["name"]], number=number, value="mean")
     figure.update_xaxes(title=style.escape(x))
     figure.update_yaxes(autorange="reversed", automargin=True)
     height = 170 + 45 * table["name"].nunique()
-    figure = look.finish(figure, title=title, note=f"{look.counted(table)}; bars: 95 %", height=height)
+    figure = look.finish(figure, title=title, note=f"{look.counted(table)}; bars: 95 % intervals", height=height)
     return figure.update_layout(scattermode="group", title={"xref": "container", "pad": {"l": 20}})
 
 
 def realised_budget(table: pd.DataFrame) -> go.Figure:
-    """Do the routers keep the budget they were trained for? Realised share of big against the share asked for; the pointer
-    shows a router's name.
+    """Do the routers keep the budget they were trained for? Realised share of big with its 95 % interval against the share
+    asked for; the pointer shows a router's name.
 
     Args:
-        table: columns name, asked, realised, source.
+        table: columns name, source, asked, mean, low, high (of the realised share), positions, documents.
 
     Raises:
         ValueError: no rows, or a column is missing.
     """
-    look.needed(table, ["name", "asked", "realised", "source"])
+    look.needed(table, ["name", "source", "asked", "mean", "low", "high", "positions", "documents"])
     figure = go.Figure()
     for number, source in enumerate(dict.fromkeys(table["source"])):
         part, (symbol, colour) = table[table["source"] == source], look.SOURCES[number % len(look.SOURCES)]
         figure.add_scatter(
             x=part["asked"],
-            y=part["realised"],
+            y=part["mean"],
             name=style.escape(source),
             mode="markers",
             text=[style.escape(name) for name in part["name"]],
             marker={"symbol": symbol, "size": 10, "color": colour},
+            error_y=look.errors(part, "mean", "low", "high"),
             hovertemplate="%{text}: asked %{x:.2f}, realised %{y:.2f}<extra></extra>",
         )
     figure.add_scatter(
@@ -254,4 +249,5 @@ def realised_budget(table: pd.DataFrame) -> go.Figure:
     )
     figure.update_xaxes(title="share of big asked for", range=[0, 1])
     figure.update_yaxes(title="share of big realised", range=[0, 1])
-    return look.finish(figure, title="Do the routers keep their budgets?", note="thresholds set on other text")
+    note = f"{look.counted(table)}; bars: 95 % intervals; thresholds set on other text"
+    return look.finish(figure, title="Do the routers keep their budgets?", note=note)

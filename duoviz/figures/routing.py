@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,11 +14,13 @@ from . import look
 
 MOST_GLYPHS = 500
 """Cells up to which every one is labelled: plotly becomes slow beyond."""
+WINDOW = 80
+"""Positions of a comparison that are shown at a time."""
 
 
 def routing_heatmap(usage: pd.DataFrame, *, title: str) -> go.Figure:
     """Which layers do the chosen routes make big (or keep), and where in the text? One row of panels per source, one
-    column per budget; layer upwards, position to the right; blue never, vermilion always, no colour where nothing is scored.
+    column per budget; layer upwards, position to the right; dark never, light always, no colour where nothing is scored.
 
     Args:
         usage: columns source, panel, layer, position, share, n.
@@ -45,15 +48,15 @@ def routing_heatmap(usage: pd.DataFrame, *, title: str) -> go.Figure:
             grid = part.pivot(index="layer", columns="position", values="share")
             figure.add_heatmap(
                 z=grid.to_numpy(np.float32),
-                x=grid.columns.to_numpy(),
-                y=grid.index.to_numpy(),
+                x=grid.columns.to_numpy(np.int32),
+                y=grid.index.to_numpy(np.int32),
                 coloraxis="coloraxis",
                 row=row,
                 col=column,
                 hovertemplate="layer %{y}, position %{x}: %{z:.2f}<extra></extra>",
             )
     bar = {"title": {"text": "share big", "font": {"size": 13}}, "thickness": 12}
-    figure.update_layout(coloraxis={"colorscale": style.SHARE_SCALE, "cmin": 0, "cmax": 1, "colorbar": bar})
+    figure.update_layout(coloraxis={"colorscale": style.SEQUENTIAL, "cmin": 0, "cmax": 1, "colorbar": bar})
     figure.update_xaxes(title="position", row=len(sources))
     figure.update_yaxes(title="layer", col=1)
     figure.update_yaxes(dtick=2)
@@ -70,7 +73,7 @@ def route_maps(
 
     Args:
         routes: a name and int8 `[position, layer]` for each panel, drawn one below the other.
-        labels: the input token of each position.
+        labels: the input token of each position; the axis names up to 300, of more it shows the positions.
         title: of the figure.
         window: first so many positions; the rest is reached by dragging.
 
@@ -87,31 +90,95 @@ def route_maps(
         [name for name, _ in routes], rows=len(routes), cols=1, shared_xaxes=True, vertical_spacing=0.08
     )
     for row, (_, chosen) in enumerate(routes, 1):
-        drawn = np.where(chosen.T < 0, np.nan, chosen.T).astype(np.float32)
         letters = {"text": np.array([*style.GLYPHS, ""])[chosen.T], "texttemplate": "%{text}"}
         figure.add_heatmap(
-            z=drawn,
+            z=chosen.T.astype(np.int8),  # one byte a cell, as JSON too: 33 kB for 12 layers x 2,048 positions
             coloraxis="coloraxis",
             xgap=1,
             ygap=1,
             row=row,
             col=1,
-            hovertemplate="position %{x}, layer %{y}: %{z} (0 skip, 1 small, 2 big)<extra></extra>",
-            **(letters if drawn.size <= MOST_GLYPHS else {}),
+            hovertemplate="position %{x}, layer %{y}: %{z} (0 skip, 1 small, 2 big, -1 not scored)<extra></extra>",
+            **(letters if chosen.size <= MOST_GLYPHS else {}),
         )
-    steps = [[(i + d) / 3, colour] for i, colour in enumerate(style.CHOICE_COLOURS) for d in (0, 1)]
-    bar = {"tickvals": [0, 1, 2], "ticktext": ["- skip", "S small", "B big"], "thickness": 14}
-    figure.update_layout(coloraxis={"colorscale": steps, "cmin": -0.5, "cmax": 2.5, "colorbar": bar}, dragmode="pan")
+    figure.update_layout(coloraxis=_choices(any((chosen < 0).any() for _, chosen in routes)), dragmode="pan")
     figure.update_xaxes(range=[-0.5, min(window, len(labels)) - 0.5], showgrid=False)
-    figure.update_xaxes(
-        tickvals=np.arange(len(labels)),
-        ticktext=[style.token_text(piece, limit=12) for piece in labels],
-        tickangle=-90,
-        tickfont={"size": 10, "family": "monospace"},
-        row=len(routes),
-        title="input token",
-    )
+    places = np.arange(len(labels), dtype=np.int32)
+    figure.update_xaxes(**look.token_ticks(labels, places, title="input token"), row=len(routes))
     figure.update_yaxes(title="layer", dtick=3)
     shown = min(window, len(labels))
     note = f"one text, first {shown} of {len(labels)} positions{'; drag for more' if shown < len(labels) else ''}"
     return look.finish(figure, title=title, note=note, height=160 + 190 * len(routes)).update_layout(margin={"b": 120})
+
+
+def route_comparison(
+    one: tuple[str, np.ndarray],
+    other: tuple[str, np.ndarray],
+    labels: Sequence[str],
+    *,
+    title: str,
+    agreement: float,
+    selected: int | None = None,
+) -> go.Figure:
+    """Where do two sets of routes of one text differ? Three panels over one axis of positions, layer upwards: the first
+    routes, the other, and what the other spends more (vermilion) or less (blue) than the first; no colour where they agree.
+    A frame stands around the selected token.
+
+    Args:
+        one, other: a name and int8 `[position, layer]`; -1 where nothing is scored.
+        labels: the token that each position predicts.
+        title: of the figure.
+        agreement: share of layers in which both choose alike, for the note.
+        selected: position of the selected token.
+
+    Raises:
+        ValueError: routes of different shapes, or another number of labels than of positions.
+    """
+    (name, first), (name_of_other, second) = one, other
+    if first.shape != second.shape or len(first) != len(labels):
+        raise ValueError(
+            f"routes of {first.shape} and {second.shape} (position, layer) for {len(labels)} labels: give one for each"
+        )
+    more = np.where((first < 0) | (second < 0), 0, second - first).astype(np.int8)
+    titles = [name, name_of_other, f"{name_of_other} less {name}"]
+    figure = look.panels(titles, rows=3, cols=1, shared_xaxes=True, vertical_spacing=0.07)
+    panels = [(first, "coloraxis", "%{z}"), (second, "coloraxis", "%{z}"), (more, "coloraxis2", "%{z:+d} steps")]
+    for row, (values, axis, text) in enumerate(panels, 1):
+        hover = f"%{{x}}, layer %{{y}}: {text} (0 skip, 1 small, 2 big)<extra></extra>"
+        figure.add_heatmap(z=values.T, coloraxis=axis, xgap=1, ygap=1, hovertemplate=hover, row=row, col=1)
+    choices, far = _choices(bool(min(first.min(), second.min()) < 0)), int(np.abs(more).max(initial=1))
+    choices["colorbar"] |= {"len": 0.64, "y": 1.0, "yanchor": "top"}
+    bar = {"tickvals": [-far, 0, far], "ticktext": ["less", "same", "more"], "thickness": 14}
+    bar |= {"len": 0.3, "y": 0.0, "yanchor": "bottom"}
+    signed = {"colorscale": style.DIVERGING, "cmin": -far, "cmax": far, "colorbar": bar}
+    figure.update_layout(coloraxis=choices, coloraxis2=signed, dragmode="pan", shapes=frame(selected))
+    figure.update_xaxes(range=around(selected, len(labels)), showgrid=False)
+    places = np.arange(len(labels), dtype=np.int32)
+    figure.update_xaxes(**look.token_ticks(labels, places, title="predicted token"), row=3)
+    figure.update_yaxes(dtick=3, showgrid=False, zeroline=False, title="layer", fixedrange=True)
+    note = f"one text of {len(labels)} positions; {agreement:.0%} of its layers agree"
+    return look.finish(figure, title=title, note=note, height=560).update_layout(margin={"b": 110})
+
+
+def around(selected: int | None, positions: int) -> list[float]:
+    """Ends of an axis that shows as many positions as can be read, the selected one among them."""
+    first = 0 if selected is None else int(np.clip(selected - WINDOW // 2, 0, max(0, positions - WINDOW)))
+    return [first - 0.5, min(first + WINDOW, positions) - 0.5]
+
+
+def frame(selected: int | None) -> list[dict]:
+    """A frame around the selected position in every panel."""
+    if selected is None:
+        return []
+    line = {"color": style.POLICY_COLOURS["user"], "width": 2}
+    ends = {"x0": selected - 0.5, "x1": selected + 0.5, "xref": "x", "y0": 0, "y1": 1, "yref": "paper"}
+    return [{"type": "rect", "line": line, **ends}]
+
+
+def _choices(gaps: bool) -> dict[str, Any]:
+    """The colours of the choices, and none for -1 where there are gaps."""
+    colours = ["rgba(0,0,0,0)", *style.CHOICE_COLOURS] if gaps else style.CHOICE_COLOURS
+    steps = [[(number + edge) / len(colours), colour] for number, colour in enumerate(colours) for edge in (0, 1)]
+    names = ["not scored", "- skip", "S small", "B big"]
+    bar = {"tickvals": [-1, 0, 1, 2][4 - len(colours) :], "ticktext": names[4 - len(colours) :], "thickness": 14}
+    return {"colorscale": steps, "cmin": 2.5 - len(colours), "cmax": 2.5, "colorbar": bar}

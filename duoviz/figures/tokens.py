@@ -19,7 +19,14 @@ COLOURS = {
     "label_free": style.POLICY_COLOURS["label-free"],
     "null": style.POLICY_COLOURS["null"],
 }
-PALETTE = ("#D55E00", "#CC79A7", "#009E73", "#0072B2", "#E69F00", "#56B4E9")
+SLICED = {
+    "class": ("class", "class of the predicted token"),
+    "position": ("position", "position in the text"),
+    "loss": ("loss", "fifths of the tokens by loss"),
+    "frequency": ("in 10,000", "occurrences of the predicted token in 10,000"),
+}
+"""What the slices of `frames.slices` are, at the axis and in the note."""
+PALETTE = ("#D55E00", "#CC79A7", "#009E73", "#0072B2", "#7A6A38", "#419AD9")
 
 
 def token_losses(table: pd.DataFrame, *, title: str, window: int = 64) -> go.Figure:
@@ -42,28 +49,25 @@ def token_losses(table: pd.DataFrame, *, title: str, window: int = 64) -> go.Fig
         raise ValueError(
             "several rows for one position: give the rows of one text, for example table[table['seq'] == 0]"
         )
-    figure = go.Figure()
+    figure, pieces = go.Figure(), [style.token_text(piece) for piece in table["target"]]
     for column in [c for c in table if c.endswith("_nats")]:
         name = column.removesuffix("_nats")
         dash = "dot" if name in ("null", "label_free") else "solid"
         figure.add_scatter(
             x=table["position"],
-            y=table[column],
+            y=table[column].astype(np.float32),
             name=style.escape(name.replace("_", "-")),
             mode="lines+markers",
             line={"color": COLOURS.get(name, style.INK), "dash": dash, "width": 1.5},
             marker={"size": 5},
-            hovertemplate="%{y:.2f} nats",
+            text=pieces if not figure.data else None,
+            hovertemplate="%{y:.2f} nats" if figure.data else "%{y:.2f} nats on %{text}",
         )
     first, shown = int(table["position"].iloc[0]), min(window, len(table))
     figure.update_xaxes(
-        tickvals=table["position"],
-        ticktext=[style.token_text(piece, limit=12) for piece in table["target"]],
-        tickangle=-90,
-        tickfont={"size": 10, "family": "monospace"},
+        **look.token_ticks(list(table["target"]), table["position"].to_numpy(), title="predicted token"),
         range=[first - 0.5, first + shown - 0.5],
         showgrid=False,
-        title="predicted token",
     )
     figure.update_yaxes(title="loss (nats)", rangemode="tozero")
     more = "; drag for more" if shown < len(table) else ""
@@ -73,12 +77,12 @@ def token_losses(table: pd.DataFrame, *, title: str, window: int = 64) -> go.Fig
 
 
 def distribution(table: pd.DataFrame, columns: Sequence[str], *, x: str, title: str) -> go.Figure:
-    """How is a quantity spread over tokens? Left a histogram, right the share of tokens below each value. The axis leaves
-    out the outermost half per cent on each side.
+    """How is a quantity spread over tokens? Left a histogram, right the share of tokens below each value; the legend
+    says how many tokens each line rests on. The axis leaves out the outermost half per cent on each side.
 
     Args:
         table: one row per position; what is drawn is `frames.distribution` of the columns.
-        columns: `<name>_nats`.
+        columns: `<name>_nats`; or names as they are, for example those of `table.pivot(columns="class", values=...)`.
         x: what the axis shows, with its unit.
         title: of the figure.
 
@@ -89,24 +93,25 @@ def distribution(table: pd.DataFrame, columns: Sequence[str], *, x: str, title: 
     spread = frames.distribution(table, columns)
     figure = make_subplots(rows=1, cols=2, horizontal_spacing=0.1)
     for number, column in enumerate(columns):
+        dash = "solid" if number < len(PALETTE) else "dash"
         for panel, (part, shape) in enumerate((("histogram", "hv"), ("below", "linear")), 1):
             points = spread[(spread["quantity"] == column) & (spread["part"] == part)]
             figure.add_scatter(
                 x=points["value"],
                 y=points["amount"],
-                name=look.quantity_name(column),
+                name=f"{look.quantity_name(column)} (n = {points['positions'].iloc[0]:,})",
                 mode="lines",
-                line={"color": PALETTE[number % len(PALETTE)], "shape": shape},
+                line={"color": PALETTE[number % len(PALETTE)], "shape": shape, "dash": dash},
                 legendgroup=column,
                 showlegend=panel == 1,
                 row=1,
                 col=panel,
             )
-    shown = spread.loc[spread["part"] == "histogram", "value"]
+    known, shown = int(table[columns].notna().any(axis=1).sum()), spread.loc[spread["part"] == "histogram", "value"]
     figure.update_xaxes(title=style.escape(x), range=[shown.min(), shown.max()])
     figure.update_yaxes(title="tokens", col=1)
     figure.update_yaxes(title="share of tokens below", col=2)
-    return look.finish(figure, title=title, note=f"{len(table):,} positions; 99 % of the values shown")
+    return look.finish(figure, title=title, note=f"{known:,} positions; 99 % of the values shown")
 
 
 def rank_agreement(table: pd.DataFrame, *, title: str) -> go.Figure:
@@ -134,7 +139,7 @@ def rank_agreement(table: pd.DataFrame, *, title: str) -> go.Figure:
             z=mean,
             zmin=-1,
             zmax=1,
-            colorscale=style.SHARE_SCALE,
+            colorscale=style.DIVERGING_SOLID,
             text=mean,
             texttemplate="%{text:.2f}",
             customdata=np.stack([low, high], -1),
@@ -149,3 +154,82 @@ def rank_agreement(table: pd.DataFrame, *, title: str) -> go.Figure:
     figure.update_yaxes(title="quantity", col=1)
     note = f"{look.counted(table)}; within each document, averaged; 95 % intervals at the pointer"
     return look.finish(figure, title=title, note=note, height=480)
+
+
+def slices(table: pd.DataFrame, value: str, *, title: str) -> go.Figure:
+    """Which kinds of token stand out? A dot with its 95 % interval for each slice, one panel per source; beside a slice's
+    name the number of its tokens. A slice that lies in a single document has no interval.
+
+    Args:
+        table: as of `frames.slices`.
+        value: which of its values.
+        title: of the figure.
+
+    Raises:
+        ValueError: no rows, or a column is missing.
+    """
+    look.needed(table, ["source", "by", "slice", value, f"{value}_low", f"{value}_high", "positions", "documents"])
+    parts = dict(list(table.groupby("source", sort=False, observed=True)))
+    sizes = [len(part) for part in parts.values()]
+    figure = look.panels(
+        list(parts),
+        rows=len(parts),
+        cols=1,
+        row_heights=sizes,
+        shared_xaxes=True,
+        vertical_spacing=30 / sum(sizes) / 28,
+    )
+    for number, part in enumerate(parts.values()):
+        names = [f"{style.escape(r.slice)} (n = {r.positions:,})" for r in part.itertuples()]
+        look.dots(figure, part, names, number=number, value=value, row=number + 1, col=1, showlegend=False)
+    figure.update_xaxes(title=look.quantity_axis(value), row=len(parts))
+    axis, by = SLICED[table["by"].iloc[0]]
+    figure.update_yaxes(autorange="reversed", title=axis)
+    totals = table.groupby("source", sort=False, observed=True).agg({"documents": "max", "positions": "sum"})
+    note = f"{look.counted(totals.reset_index())}; by {by}; bars: 95 % intervals"
+    return look.finish(figure, title=title, note=note, height=160 + 30 * len(parts) + 28 * sum(sizes))
+
+
+def difficulty_against_loss(table: pd.DataFrame, *, title: str) -> go.Figure:
+    """Are the tokens with a high loss those that compute helps? Difficulty against the loss with all layers small, one faint
+    point for each token, one panel per source; the line joins the medians of the tenths of the tokens by loss
+    (`frames.medians`). No difficulty lies above the dotted line, where the oracle's routes take all of the loss away.
+
+    Args:
+        table: columns source, document, small_nats, difficulty_nats (`frames.difficulty`).
+        title: of the figure.
+
+    Raises:
+        ValueError: no rows, or a column is missing.
+
+    Paper: arXiv 2410.10846, figures 5 and 6.
+    """
+    look.needed(table, ["source", "document", "small_nats", "difficulty_nats"])
+    middle, end = frames.medians(table, x="small_nats", y="difficulty_nats"), float(table["small_nats"].max())
+    parts = dict(list(table.groupby("source", sort=False, observed=True)))
+    figure = look.panels(list(parts), shared_xaxes=True, shared_yaxes=True, horizontal_spacing=0.04)
+    for column, (source, part) in enumerate(parts.items(), 1):
+        line, shared = middle[middle["source"] == source], {"row": 1, "col": column, "showlegend": column == 1}
+        faint = {"color": style.INK, "size": 4, "opacity": 0.4}
+        known = part[["small_nats", "difficulty_nats"]].astype(np.float32)
+        for name, points, drawn in (
+            ("a token", known, {"mode": "markers", "marker": faint}),
+            (
+                "median of each tenth",
+                line,
+                {"mode": "lines+markers", "line": {"color": COLOURS["oracle"], "width": 2.5}},
+            ),
+        ):
+            xy = {"x": points["small_nats"], "y": points["difficulty_nats"]}
+            figure.add_scatter(name=name, legendgroup=name, **xy, **drawn, **shared)
+        bound = {"mode": "lines", "line": {"color": style.INK, "width": 1, "dash": "dot"}}
+        figure.add_scatter(x=[0, end], y=[0, end], name="all of the loss", legendgroup="bound", **bound, **shared)
+    figure.update_xaxes(title=look.quantity_axis("small_nats"))
+    low, high = table["difficulty_nats"].min(), table["difficulty_nats"].max()
+    figure.update_yaxes(range=[low - 0.05 * (high - low), high + 0.05 * (high - low)])
+    figure.update_yaxes(title=look.quantity_axis("difficulty_nats"), col=1)
+    totals = [
+        {"source": source, "documents": part["document"].nunique(), "positions": len(part)}
+        for source, part in parts.items()
+    ]
+    return look.finish(figure, title=title, note=look.counted(pd.DataFrame(totals)), height=460)

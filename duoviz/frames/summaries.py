@@ -209,7 +209,8 @@ def rank_agreement(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
 
 
 def distribution(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-    """How the values of some columns are spread: quantity (the column), part, value (in the column's unit), amount.
+    """How the values of some columns are spread: quantity (the column), part, value (in the column's unit), amount,
+    positions (values of the column in all).
 
     Part `histogram`: how many values lie between this value and the next row's, in 40 bins that leave out the outermost half
     per cent of all columns together on each side; a last row of none closes them. Part `below`: the share of values that
@@ -229,10 +230,9 @@ def distribution(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     edges, shares, rows = np.linspace(low, high, 41), np.linspace(0, 1, 201), []
     for column, values in known.items():
         bars = {"value": edges, "amount": np.append(np.histogram(values, edges)[0], 0)}
-        rows.append(pd.DataFrame({"quantity": column, "part": "histogram", **bars}))
-        rows.append(
-            pd.DataFrame({"quantity": column, "part": "below", "value": np.quantile(values, shares), "amount": shares})
-        )
+        below = {"value": np.quantile(values, shares), "amount": shares}
+        for part, points in (("histogram", bars), ("below", below)):
+            rows.append(pd.DataFrame({"quantity": column, "part": part, **points, "positions": len(values)}))
     return pd.concat(rows, ignore_index=True)
 
 
