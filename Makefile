@@ -17,8 +17,9 @@ test: lint  ## lint and the whole test suite
 bench: $(READY)  ## the benchmarks as a table and runs/bench.json
 	$(BIN)/python -m duoviz bench
 
-lab: $(READY)  ## JupyterLab on the notebooks
-	$(BIN)/jupyter lab --notebook-dir notebooks
+lab: $(READY)  ## JupyterLab on the notebooks, the token inspector first
+	$(BIN)/jupyter lab --notebook-dir notebooks --ContentsManager.pre_save_hook duoviz.report.keep_twins \
+		$(LAB) notebooks/6-inspect-a-token.ipynb
 
 $(READY): requirements.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -210,3 +210,44 @@ class Curve:
             raise ValueError(f"budget {budget}: the curve {self.name!r} holds {self.budgets.tolist()}")
         k = int(np.flatnonzero(self.budgets == budget)[0])
         return self.loss_nats[k], self.routes[k]
+
+
+@dataclass(frozen=True)
+class Landscape:
+    """Routes of one position and what each is worth.
+
+    Attributes:
+        routes: in lexicographic order.
+        loss_nats: of each.
+        count: routes of the space; more than are listed where they were drawn from it.
+    """
+
+    routes: Int8[np.ndarray, "route layer"]
+    loss_nats: Float32[np.ndarray, " route"]
+    count: int
+
+    def __post_init__(self) -> None:
+        assert len(self.routes) == len(self.loss_nats) <= self.count, "one loss per route"
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model predicts after one token when that token takes each of some routes.
+
+    Attributes:
+        routes: as they were asked for.
+        loss_nats: of the true next token.
+        rank: of the true next token, 1 is the likeliest.
+        top_ids: the likeliest next tokens, likeliest first.
+        top_shares: their probabilities.
+    """
+
+    routes: Int8[np.ndarray, "route layer"]
+    loss_nats: Float32[np.ndarray, " route"]
+    rank: Int64[np.ndarray, " route"]
+    top_ids: Int64[np.ndarray, "route top"]
+    top_shares: Float32[np.ndarray, "route top"]
+
+    def __post_init__(self) -> None:
+        assert len(self.routes) == len(self.loss_nats) == len(self.rank) == len(self.top_ids), "one entry per route"
+        assert self.top_ids.shape == self.top_shares.shape, "a probability for each"

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 
 from duoviz import oracle
 from duoviz.records import Tokens
@@ -62,3 +63,48 @@ def test_methods_on_landscapes_do_what_they_do_on_the_model(lm, ids):
     assert (regret == 0).all()
     with pytest.raises(ValueError, match="give one of descent"):
         oracle.retraced(whole, losses, [whole], "random-5")
+
+
+@pytest.mark.parametrize("context", ["reference:small", "own"])
+def test_predictions_are_those_of_one_forward_pass(lm, ids, context):
+    """Loss, rank and likeliest tokens; a route may be asked for twice, and one space's losses are its landscape."""
+    draw, position = np.random.default_rng(1), 6
+    taken = np.full((11, 4), 1, np.int8) if context != "own" else draw.integers(0, 3, (11, 4)).astype(np.int8)
+    space = Space(4, "-SB")
+    routes = np.concatenate([space.enumerate()[[70, 3]], space.sample(5, seed=0), space.enumerate()[[3]]])
+    at = {"seq": 1, "position": position, "context": taken if context == "own" else context}
+    found = oracle.predict(lm, ids, routes, top=3, **at)
+    for row, route in enumerate(routes):
+        whole = taken.copy()
+        whole[position] = route
+        logits = lm.head.logits(lm.hidden(Tokens.of(ids[1:2]), duo_routes=_routes(lm, whole, ids[1:2])))[0, position]
+        shares = logits.softmax(-1).numpy()
+        assert found.loss_nats[row] == pytest.approx(lm.score(ids[1:2], whole[None])[0, position], abs=1e-5)
+        assert found.rank[row] == 1 + (shares > shares[ids[1, position + 1]]).sum()
+        np.testing.assert_array_equal(found.top_ids[row], np.argsort(-shares)[:3])
+        np.testing.assert_allclose(found.top_shares[row], np.sort(shares)[::-1][:3], atol=1e-5)
+    every = oracle.predict(lm, ids, space.enumerate(), **at).loss_nats
+    np.testing.assert_allclose(every, oracle.landscape(lm, ids, space, **at), atol=1e-5)
+    with pytest.raises(ValueError, match="routes hold -1"):
+        oracle.predict(lm, ids, np.full((1, 4), -1, np.int8), **at)
+    with pytest.raises(ValueError, match="position 11: not a scored position"):
+        oracle.predict(lm, ids, routes, seq=1, position=11)
+
+
+def _routes(lm, routes, ids):
+    return torch.from_numpy(lm.spread(routes[None], Tokens.of(ids)))
+
+
+def test_a_search_that_is_watched_can_be_ended(lm, ids):
+    seen = []
+    watched = oracle.Setting(watch=lambda: seen.append(1))
+    oracle.search(lm, ids, Space(4, "SB", big=2), setting=watched)
+    assert len(seen) == 11
+    oracle.by_budget(lm, ids, context="reference:big", setting=watched)
+    assert len(seen) == 22
+
+    def stop():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        oracle.search(lm, ids, Space(4, "SB", big=2), setting=oracle.Setting(watch=stop))

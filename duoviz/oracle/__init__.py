@@ -3,13 +3,15 @@
 from .allocation import sequence_mean
 from .cost import estimate, estimate_curve
 from .execute import Keep
-from .landscapes import additivity, landscape, landscapes, retraced
+from .landscapes import additivity, landscape, landscapes, predict, retraced
+from .methods import AUTO_EXHAUSTIVE
 from .objectives import SAMPLED, Objective, sample_targets
 from .passes import MAX_FLOPS, WIDTH, Setting, reference_routes
 from .search import by_budget, search, survey
 from .uniform import fixed, same_for_all, uniform_losses
 
 __all__ = [
+    "AUTO_EXHAUSTIVE",
     "MAX_FLOPS",
     "SAMPLED",
     "WIDTH",
@@ -23,6 +25,7 @@ __all__ = [
     "fixed",
     "landscape",
     "landscapes",
+    "predict",
     "reference_routes",
     "retraced",
     "same_for_all",

@@ -44,6 +44,7 @@ def guided(
         best.tried += _search(losses, asked, spaces_at, way, best)
         if step is not None:
             commit(branches, step, best.routes[0, :, :, step].reshape(-1, lm.layers))
+        way.setting.watch()
     best.work = branches.work
     return best
 

@@ -8,18 +8,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from jaxtyping import Float, Float32, Float64, Int8
 
-from ..branching import Branches
+from ..branching import Branches, Trie
 from ..model import LanguageModel
-from ..records import Tokens
+from ..records import Predictions, Tokens
 from ..routes import Space
 from .cost import check_cost, estimate
 from .execute import space_trie
-from .leaves import leaf_losses, refuse_nan
+from .leaves import HEAD_ROWS, leaf_losses, refuse_nan
 from .methods import METHODS, Tried, answer, features, parse
 from .objectives import Objective, columns
-from .passes import Setting, check_space, reference_routes
+from .passes import WIDTH, Setting, check_space, reference_routes
 
 
 def landscape(
@@ -43,14 +44,72 @@ def landscape(
     Raises:
         ValueError: a position that is not there or not scored, or a context that is neither.
     """
+    one, taken = _at(lm, tokens, seq, position, context)
+    return landscapes(lm, one, space, [position], context=taken, objectives=[objective], setting=setting)[0, 0, 0]
+
+
+@torch.no_grad()
+def predict(
+    lm: LanguageModel,
+    tokens: Tokens | np.ndarray,
+    routes: Int8[np.ndarray, "route layer"],
+    *,
+    seq: int,
+    position: int,
+    context: str | Int8[np.ndarray, "position layer"] = "reference:big",
+    top: int = 5,
+) -> Predictions:
+    """What the model predicts at one position when its input token takes each of some routes.
+
+    Args:
+        lm, tokens, seq, position, context: as in `landscape`.
+        routes: which; one may stand there several times.
+        top: how many of the likeliest next tokens are named.
+
+    Raises:
+        ValueError: as `landscape`, and routes that are not the model's.
+    """
+    one, taken = _at(lm, tokens, seq, position, context)
+    one = one.cut(position + 2)
+    lm.spread(
+        routes[:, None], Tokens.of(np.zeros((len(routes), 2), np.int64))
+    )  # refuses routes that are not the model's
+    unique, places = np.unique(routes, axis=0, return_inverse=True)
+    branches = Branches(lm, one.ids, np.ascontiguousarray(taken[:, : position + 2]), width=WIDTH)
+    parts = []
+    for _, hidden in branches.leaves(position, Trie(unique)):
+        for some in hidden[0].split(HEAD_ROWS):
+            logs = refuse_nan(lm.head.logits(some).log_softmax(-1))
+            true = logs[:, int(one.ids[0, -1]), None]
+            best = logs.topk(min(top, lm.vocab), dim=-1)
+            parts.append((-true[:, 0], 1 + (logs > true).sum(-1), best.indices, best.values.exp()))
+    loss, rank, ids, shares = (torch.cat(each).cpu().numpy()[places.reshape(-1)] for each in zip(*parts))
+    return Predictions(routes, loss, rank, ids, shares)
+
+
+def _at(
+    lm: LanguageModel, tokens: Tokens | np.ndarray, seq: int, position: int, context: str | np.ndarray
+) -> tuple[Tokens, Int8[np.ndarray, "seq token layer"]]:
+    """The text of a position, and the routes its tokens take.
+
+    Raises:
+        ValueError: a position that is not there or not scored, or a context that is neither a reference nor routes.
+    """
     tokens = lm.check(tokens)
     if not (0 <= seq < len(tokens) and 0 <= position < tokens.scored.shape[1]) or not tokens.scored[seq, position]:
         raise ValueError(
             f"seq {seq}, position {position}: not a scored position of {tokens.scored.shape} (seq, position)"
         )
     one = tokens[seq : seq + 1]
-    given = context if isinstance(context, str) else lm.spread(np.asarray(context)[None], one)
-    return landscapes(lm, one, space, [position], context=given, objectives=[objective], setting=setting)[0, 0, 0]
+    given = _taken(lm, one, context) if isinstance(context, str) else lm.spread(np.asarray(context)[None], one)
+    return one, given
+
+
+def _taken(lm: LanguageModel, tokens: Tokens, context: str) -> Int8[np.ndarray, "seq token layer"]:
+    """The routes that a reference context names, for every token."""
+    if not context.startswith("reference:"):
+        raise ValueError(f"context {context!r}: a landscape takes reference:<route>, or the routes taken so far")
+    return np.broadcast_to(reference_routes(lm, context), (*tokens.ids.shape, lm.layers))
 
 
 def landscapes(
@@ -77,9 +136,7 @@ def landscapes(
     tokens = lm.check(tokens)
     check_space(lm, space)
     if isinstance(context, str):
-        if not context.startswith("reference:"):
-            raise ValueError(f"context {context!r}: a landscape takes reference:<route>, or the routes taken so far")
-        context = np.broadcast_to(reference_routes(lm, context), (*tokens.ids.shape, lm.layers))
+        context = _taken(lm, tokens, context)
     outside = [position for position in positions if not 0 <= position < tokens.scored.shape[1]]
     if outside or not tokens.scored.any():
         raise ValueError(

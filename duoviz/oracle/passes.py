@@ -8,7 +8,7 @@ Paper: arXiv 2410.10846, section 2, stage 2. Differs: the paper does not say how
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -29,6 +29,10 @@ WIDTH = 16_384
 MAX_FLOPS = 1e15
 
 
+def unwatched() -> None:
+    """Nobody is told."""
+
+
 @dataclass(frozen=True)
 class Setting:
     """How a search runs; nothing here changes its result beyond rounding.
@@ -37,6 +41,8 @@ class Setting:
         batch_size: texts in lockstep.
         width: nodes held at a time (see `Branches`): with the head it bounds the memory.
         max_flops: a search that would cost more is refused.
+        watch: called after each position of each pass, or each pass of a method that does not enumerate; what it raises
+            ends the search.
 
     Raises:
         ValueError: a number that is not above 0.
@@ -45,6 +51,7 @@ class Setting:
     batch_size: int = 8
     width: int = WIDTH
     max_flops: float = MAX_FLOPS
+    watch: Callable[[], None] = unwatched
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "width", "max_flops"):
@@ -177,6 +184,7 @@ def left_to_right(
                     best.put((o, g, scored, position), *_choose(values, group, *places))
         if context == "committed":
             commit(branches, position, best.routes[0, 0, :, position])
+        setting.watch()
     best.work = branches.work
     return best
 

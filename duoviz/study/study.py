@@ -11,7 +11,6 @@ Paper: arXiv 2410.10846; the figures are named at the methods.
 from __future__ import annotations
 
 import os
-import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,11 +22,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from . import corpus, frames, metrics, oracle, records, router, routes, store
-from .model import LanguageModel, load
-from .router import Mixture
+from .. import corpus, frames, metrics, oracle, records, router, routes, store
+from ..inspector import Inspector, Question
+from ..model import LanguageModel, load
+from ..router import Mixture
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SHIPPED_RESULTS = ROOT / "data" / "results"
 CALIBRATION = (("python-prose", 8), ("python-code", 8))
 """Calibration documents on which the fixed routes and the routers' thresholds are chosen: 2 x 8 x 127 positions."""
@@ -241,6 +241,34 @@ class Study:
         found = self.survey(source, context=context)
         return frames.difficulty(self.tokens(source), *(found[name] for name in OBJECTIVES), budget=budget)
 
+    def inspector(
+        self,
+        source: str,
+        *,
+        budget: int = 4,
+        context: str = "committed",
+        router: str | None = None,
+        statistic: str = "difficulty",
+    ) -> Inspector:
+        """The texts of a source to look at and to play with, token by token (see `duoviz.inspector`).
+
+        Args:
+            source: a corpus source.
+            budget: big layers per token of the oracle and the label-free policy.
+            context: how earlier tokens are routed.
+            router: one of `routers`; the first of them if not given.
+            statistic: what colours the tokens.
+        """
+        from .inspection import Inspection  # which imports this file
+
+        question = Question(source=source, context=context, choices=self.choices)
+        return Inspector(Inspection(self), question, budget=budget, router=router, statistic=statistic)
+
+    @property
+    def choices(self) -> str:
+        """The choices whose routes are searched: small and big where the model has small FFNs."""
+        return "SB" if "S" in self.lm.choices else "-B"
+
     def training_log(self) -> pd.DataFrame:
         """The log of stage 1.
 
@@ -305,40 +333,3 @@ def _text(tokens: records.Tokens) -> dict[str, Any]:
 def results(folder: Path = ROOT / "runs" / "results", *, since: float = 0.0) -> store.Store:
     """Where results are kept, behind the shipped ones; see `store.Store`."""
     return store.Store(folder, shipped=SHIPPED_RESULTS, since=since)
-
-
-def train_router(
-    path: str, out: Path, *, mixture: Mixture, tokens: int = 1_000_000, seed: int = 0
-) -> tuple[router.Router, pd.DataFrame]:
-    """Train a router on the python sources, set its thresholds on the calibration texts and save it.
-
-    Returns:
-        The router, and its training log, which is also saved.
-
-    Raises:
-        ValueError: as `router.train`; another process is training a router in this folder.
-    """
-    here, plan = Study(model=path), router.Stage3(mixture, tokens=tokens, seed=seed)
-    with store.only_writer(out / "training.lock"):
-        made, log = router.train(
-            here.lm, training_rows(here.lm, tokens, seed=seed), plan, checkpoint=out / "training.pt"
-        )
-        router.calibrate(made, here.lm, here.calibration())
-        router.save(made, out)
-        (out / "training.pt").unlink(missing_ok=True)
-        log.to_parquet(out / "training-log.parquet", index=False)
-    return made, log
-
-
-def training_rows(lm: LanguageModel, tokens: int, *, seed: int = 0) -> np.ndarray:
-    """About so many tokens of the python sources' train split, prose and code in turn: uint16 `[row, token]`. Documents are
-    drawn without replacement, so that a few are of all kinds."""
-    halves = []
-    for source in corpus.PYTHON:
-        listed = corpus.documents(source, split="train")
-        random.Random(seed).shuffle(listed)
-        sizes = np.cumsum([len(document.text) for document in listed])
-        few = listed[: int(np.searchsorted(sizes, 4 * tokens)) + 1]  # more characters than half the tokens take
-        halves.append(corpus.packed(lm.tokenizer, few, length=lm.context))
-    number = max(1, min(*map(len, halves), tokens // lm.context // 2))
-    return np.stack([half[:number] for half in halves], axis=1).reshape(2 * number, -1)

@@ -1,0 +1,10 @@
+"""The token inspector: look at the routes of each token, change them, see what it costs.
+
+It is given an `Engine`, never a model, so that it works without torch.
+"""
+
+from .analysis import Analysis, Cancelled, Engine, Question
+from .reading import SLICED, STATISTICS, Pin
+from .state import Inspector
+
+__all__ = ["SLICED", "STATISTICS", "Analysis", "Cancelled", "Engine", "Inspector", "Pin", "Question"]

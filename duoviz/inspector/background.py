@@ -1,0 +1,75 @@
+"""Work that takes a while, beside the kernel's event loop, so that it can be watched and cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+
+from .analysis import Analysis, Cancelled, Watch
+
+
+class Background:
+    """One analysis at a time in a thread of its own. What is said of it is said on the event loop of `start`, if one runs
+    there, else in the thread."""
+
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+        self._stop = threading.Event()
+
+    def start(
+        self,
+        analyse: Callable[[Watch], Analysis],
+        done: Callable[[Analysis | None, str], None],
+        progressed: Watch,
+    ) -> None:
+        """Begin.
+
+        Args:
+            analyse: what to do; whatever it raises is said, never lost.
+            done: told what was found, or None and why.
+            progressed: told the share that is done.
+
+        Raises:
+            RuntimeError: another analysis is under way.
+        """
+        if self._thread is not None and self._thread.is_alive():
+            raise RuntimeError("an analysis is under way: cancel it first")
+        later = _on_this_loop()
+        self._stop.clear()
+
+        def watch(share: float) -> None:
+            if self._stop.is_set():
+                raise Cancelled
+            later(lambda: progressed(share))
+
+        def work() -> None:
+            found, said = None, ""
+            try:
+                found = analyse(watch)
+            except Cancelled:
+                said = "cancelled; nothing has changed"
+            except Exception as error:
+                said = f"{type(error).__name__}: {error}"
+            later(lambda: done(found, said))
+
+        self._thread = threading.Thread(target=work, daemon=True)
+        self._thread.start()
+
+    def cancel(self) -> None:
+        """End the analysis that is under way."""
+        self._stop.set()
+
+    def wait(self, seconds: float = 600) -> None:
+        """Wait until the analysis is done."""
+        if self._thread is not None:
+            self._thread.join(seconds)
+
+
+def _on_this_loop() -> Callable[[Callable[[], None]], object]:
+    """Has something done on the event loop that runs here, if one does, else at once."""
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        return lambda work: work()
+    return loop.call_soon_threadsafe

@@ -1,0 +1,141 @@
+"""What the inspector shows as HTML that needs neither kernel nor script."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from .. import frames, style
+from ..routes import LETTERS
+
+if TYPE_CHECKING:
+    from .state import Inspector
+
+TABLE = 'style="border-collapse:collapse;font:13px sans-serif;margin:.4em 0;color:inherit"'
+CELL = 'style="padding:2px 8px;text-align:left;white-space:nowrap;border-bottom:1px solid rgba(127,127,127,.35)"'
+TOP = 5
+
+
+class Static:
+    """The inspector's twin: the coloured text, what was selected in it, and both panels' routes, as HTML.
+
+    Args:
+        inspector: whose view is written down, as it is now.
+    """
+
+    def __init__(self, inspector: Inspector) -> None:
+        self.html = _page(inspector)
+
+    def _repr_html_(self) -> str:
+        return self.html
+
+
+def _page(inspector: Inspector) -> str:
+    parts = [f'<div style="font:13px sans-serif">{style.escape(about(inspector))}</div>', chips(inspector)]
+    if inspector.token is not None:
+        parts += [heading(inspector), policies(inspector.choices())]
+        parts += [effect(inspector), "<div>best routes</div>", best(frames.best_routes(inspector.landscape()))]
+    return f'<div class="duoviz-static">{"".join(parts)}</div>'
+
+
+def about(inspector: Inspector) -> str:
+    """What is looked at, in one line."""
+    router = f", router {inspector.router}" if inspector.router else ""
+    pinned = f"; A: {inspector.pinned.label}" if inspector.pinned else ""
+    return (
+        f"{inspector.question}, budget {inspector.budget}{router}; text {inspector.document};"
+        f" {inspector.left} and {inspector.right} agree in {inspector.agreement():.0%} of its layers{pinned}"
+    )
+
+
+def meaning(inspector: Inspector) -> tuple[str, str]:
+    """What colours the tokens, and its unit."""
+    _, text, unit = inspector.described
+    return f"{text}{', less A' if inspector.against_pin else ''}", unit
+
+
+def chips(inspector: Inspector) -> str:
+    """The document as coloured tokens."""
+    title, unit = meaning(inspector)
+    return style.token_chips(inspector.pieces(), inspector.values(), title=title, unit=unit, selected=inspector.token)
+
+
+def labels(inspector: Inspector) -> list[str]:
+    """What is said of each token of the document, not escaped."""
+    pieces, table = inspector.pieces(), inspector.table()
+    title, unit = meaning(inspector)
+    values = [style.chip_label(value, unit) for value in inspector.values()]
+    found = [f"{n} {style.visible(piece)}  not scored" for n, piece in enumerate(pieces)]
+    names = ["small", "big", "oracle", "label_free", *(["router"] if inspector.router else [])]
+    part = table[table["seq"] == inspector.document]
+    for position, *losses in part[["position", *(f"{name}_nats" for name in names)]].itertuples(index=False):
+        token = int(position) + 1
+        said = "  ".join(f"{name.replace('_', '-')} {loss:.2f}" for name, loss in zip(names, losses))
+        found[token] = f"{token} {style.visible(pieces[token])}  {said} nats;  {title}: {values[token]}"
+    return found
+
+
+def heading(inspector: Inspector) -> str:
+    """The selected token and what stands before it."""
+    pieces, token = inspector.pieces(), inspector.token or 0
+    before = "".join(pieces[max(0, token - 8) : token])
+    return (
+        f'<div style="font:14px monospace;margin:.4em 0">token {token} <b>{style.token_text(pieces[token])}</b>'
+        f" after {style.token_text(before[-40:])}</div>"
+    )
+
+
+def route(text: str) -> str:
+    """A route's letters on the colours of their choices."""
+    cells = "".join(
+        f'<span style="background:{style.CHOICE_COLOURS[LETTERS.index(letter)]};color:#fff;padding:0 3px;'
+        f'font-weight:600">{letter}</span>'
+        for letter in text
+    )
+    return f'<span style="font-family:monospace">{cells}</span>'
+
+
+def policies(table: pd.DataFrame) -> str:
+    """What each policy chooses for the token and what is predicted then; a table of `frames.policies`."""
+    rows = []
+    for row in table.itertuples():
+        top = "  ".join(f"{style.token_text(text)} {share:.0%}" for text, share in row.top[:TOP])
+        rows.append(
+            [
+                style.escape(row.policy),
+                route(row.route),
+                f"{row.big}",
+                f"{row.loss_nats:.3f}",
+                "" if np.isnan(row.text_nats) else f"{row.text_nats:.3f}",
+                f"{row.rank}",
+                f"{row.share:.1%}",
+                f'<span style="font-family:monospace">{top}</span>',
+            ]
+        )
+    names = ("policy", "route", "big", "loss (nats)", "whole text so", "rank", "probability", "likeliest next tokens")
+    return _table(names, rows)
+
+
+def best(table: pd.DataFrame) -> str:
+    """The best routes; a table of `frames.best_routes`."""
+    rows = [[f"{n}", route(r.route), f"{r.big}", f"{r.loss_nats:.3f}"] for n, r in enumerate(table.itertuples(), 1)]
+    return _table(("", "route", "big", "loss (nats)"), rows)
+
+
+def effect(inspector: Inspector) -> str:
+    """What your changes did to this token, to later ones and to the text."""
+    found, losses = inspector.effect(), inspector.losses()
+    position, later = inspector.position, found[inspector.position + 1 :]
+    after = f"{len(later)} later tokens {np.nansum(later):+.3f} nats in all" if len(later) else "no later token"
+    return (
+        f'<div style="font:13px sans-serif">your changes: this token {found[position]:+.3f} nats; {after};'
+        f" the text {np.nanmean(losses - found):.3f} to {np.nanmean(losses):.3f} nats a token</div>"
+    )
+
+
+def _table(names: tuple[str, ...], rows: list[list[str]]) -> str:
+    head = "".join(f"<th {CELL}>{name}</th>" for name in names)
+    body = "".join("<tr>" + "".join(f"<td {CELL}>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<table {TABLE}><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

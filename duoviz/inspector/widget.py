@@ -1,0 +1,340 @@
+"""The inspector to click through: ipywidgets, plotly, and one small script for the tokens."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import ipywidgets as ipw
+import plotly.graph_objects as go
+
+from .. import figures, frames, style
+from ..routes import LETTERS
+from . import static
+from .analysis import Analysis, Question
+from .background import Background
+from .parts import Box, Chips, Plot
+from .reading import SLICED, STATISTICS
+from .state import Inspector
+
+CONTEXTS = ("committed", "reference:big", "reference:small")
+SCOPES = ("ffn", "block")
+USES = {"use oracle": "oracle", "use router": "router", "all big": "big", "all small": "small"}
+FOLLOWED = ("router", "budget", "statistic", "left", "right", "by", "against_pin")
+"""Traits of the inspector that a control of the same name sets."""
+TEXT = {"analysis", "document"}
+ROUTES = TEXT | {"budget", "router", "pinned"}
+
+
+class View:
+    """Controls that call the inspector's methods, and what they show.
+
+    Attributes:
+        box: the widget.
+        controls: by name.
+    """
+
+    def __init__(self, inspector: Inspector) -> None:
+        self.inspector = inspector
+        self._changed: set[str] | None = None
+        self.work = Background()
+        self.chips, self.status = Chips(), ipw.HTML()
+        self.token, self.effect, self.best = ipw.HTML(), ipw.HTML(), ipw.HTML()
+        self.progress = ipw.FloatProgress(0, min=0, max=1, layout={"width": "160px", "visibility": "hidden"})
+        self.controls = self._make_controls()
+        self.layers = self._make_layers()
+        self.plots: dict[str, Plot] = {}
+        self._refreshers: list[tuple[set[str], Callable[[], None]]] = [
+            (TEXT | {"pinned", "router"}, self._show_choices),
+            (TEXT, self._show_text),
+            (ROUTES | {"drawn", "statistic", "against_pin"}, self._show_colours),
+            (ROUTES | {"drawn", "left", "right"}, self._show_routes),
+            (ROUTES | {"edits", "token"}, self._show_token),
+            (ROUTES | {"edits", "token", "layer"}, self._show_layers),
+            (ROUTES | {"drawn", "statistic", "by"}, self._show_slices),
+            (ROUTES | {"drawn", "left", "right"}, self._show_usage),
+        ]
+        self._changed = set()
+        self.refresh({name for names, _ in self._refreshers for name in names})
+        self._changed = None
+        self.plots["routes"].on_msg(self._guarded(lambda widget, message, buffers: self._clicked(message)))
+        inspector.observe(self._noticed)
+        self.box = Box(inspector, self._laid_out())
+
+    # what is there
+
+    def _make_controls(self) -> dict[str, Any]:
+        inspector, wide = self.inspector, {"width": "auto", "max_width": "230px"}
+        narrow = {"description_width": "initial"}
+
+        def dropdown(name: str, options: Any, value: Any) -> ipw.Dropdown:
+            return ipw.Dropdown(options=options, value=value, description=name, layout=wide, style=narrow)
+
+        question, layers = inspector.question, inspector.layers
+        choices = [c for c in ("SB", "-B", "-SB") if set(c) <= set(inspector.engine.choices)]
+        made: dict[str, Any] = {
+            "text": ipw.Textarea(placeholder="your own text; empty: the texts of the source", layout={"width": "60%"}),
+            "analyse": self._button("analyse", self._analyse, "look at this text"),
+            "cancel": self._button("cancel", self.work.cancel, "end the analysis"),
+            "document": dropdown("text", [question.source], question.source),
+            "router": dropdown("router", [("none", ""), *inspector.engine.routers], inspector.router),
+            "budget": ipw.IntSlider(
+                inspector.budget, 0, layers, description="budget", style=narrow, layout={"width": "230px"}
+            ),
+            "context": dropdown("context", list(dict.fromkeys([*CONTEXTS, question.context])), question.context),
+            "searched": dropdown("choices", choices, question.choices),
+            "scope": dropdown("skip leaves out", SCOPES, question.skip_scope),
+            "statistic": dropdown("colour", list(STATISTICS), inspector.statistic),
+            "most": self._button("largest", inspector.most, "select the token of the largest value"),
+            "pin": self._button("pin A", inspector.pin, "keep this view to compare with"),
+            "unpin": self._button("unpin", inspector.unpin, "compare with nothing"),
+            "against_pin": ipw.Checkbox(False, description="less A", indent=False, layout={"width": "90px"}),
+            "left": dropdown("compare", inspector.panels, inspector.left),
+            "right": dropdown("with", inspector.panels, inspector.right),
+            "by": dropdown("slices by", SLICED, inspector.by),
+            "everywhere": ipw.Checkbox(False, description="whole text", indent=False, layout={"width": "110px"}),
+            "best": self._button("best single change", inspector.best_change, "change the layer that helps most"),
+            "undo": self._button("undo", inspector.undo, "take the last change back"),
+        }
+        for name, policy in USES.items():
+            made[f"use {policy}"] = self._button(name, partial(self._use, policy), f"take the route of {policy}")
+        for name in FOLLOWED:
+            made[name].observe(self._guarded(partial(self._follow, name)), "value")
+        made["document"].observe(self._guarded(lambda change: inspector.select(document=change["new"])), "value")
+        for name in ("context", "searched", "scope"):
+            made[name].observe(self._guarded(lambda change: self._analyse()), "value")
+        made["cancel"].disabled = True
+        self.chips.on_msg(self._guarded(lambda widget, message, buffers: self._key(message)))
+        return made
+
+    def _button(self, name: str, work: Callable[[], None], tip: str) -> ipw.Button:
+        button = ipw.Button(description=name, tooltip=tip, layout={"width": "auto"})
+        button.on_click(self._guarded(lambda _: work()))
+        return button
+
+    def _make_layers(self) -> list[ipw.Button]:
+        made = []
+        for layer in range(self.inspector.layers):
+            button = ipw.Button(layout={"width": "34px", "padding": "0", "margin": "1px"})
+            button.on_click(self._guarded(lambda _, layer=layer: self.inspector.cycle(layer)))
+            made.append(button)
+        return made
+
+    def _laid_out(self) -> list[ipw.Widget]:
+        control = self.controls
+
+        def row(*names: str) -> ipw.Box:
+            children = [control[name] for name in names]
+            return ipw.Box(children, layout={"flex_flow": "row wrap", "align_items": "center", "width": "100%"})
+
+        layers = ipw.Box(
+            [ipw.Label("your route"), *self.layers], layout={"flex_flow": "row wrap", "align_items": "center"}
+        )
+        half = {"width": "50%", "min_width": "0"}  # in a VBox, whose children are as wide as it is
+        halves = [self.plots["landscape"], ipw.VBox([ipw.HTML("<b>best routes of all</b>"), self.best])]
+        top = row("text", "analyse", "cancel")
+        top.children = (*top.children, self.progress)
+        return [
+            top,
+            row("document", "router", "budget", "context", "searched", "scope"),
+            row("statistic", "most", "pin", "unpin", "against_pin"),
+            self.status,
+            self.chips,
+            self.token,
+            layers,
+            row("use oracle", "use router", "use big", "use small", "best", "undo", "everywhere"),
+            self.effect,
+            ipw.HBox([ipw.VBox([each], layout=half) for each in halves]),
+            row("left", "right"),
+            self.plots["routes"],
+            row("by"),
+            self.plots["slices"],
+            self.plots["usage"],
+        ]
+
+    # what happens
+
+    def _guarded(self, work: Callable[..., None]) -> Callable[..., None]:
+        """The work of a control: what it changes is shown once, when it is done; what it raises stands in the status line."""
+
+        def run(*given: Any) -> None:
+            if self._changed is not None:  # a control that was set by a refresh
+                return
+            began, said = time.perf_counter(), self.inspector.status
+            self._changed = set()
+            try:
+                work(*given)
+                self.refresh(self._changed)
+            except Exception as error:  # nothing vanishes: whatever it is, the person reads it
+                self.inspector.status = f"{type(error).__name__}: {error}"
+            finally:
+                self._changed = None
+            if self.inspector.status == said:
+                self.inspector.status = f"ready, {1e3 * (time.perf_counter() - began):.0f} ms"
+
+        return run
+
+    def _noticed(self, change: Any) -> None:
+        if change["name"] == "status":
+            self._show_status()
+        elif self._changed is None:
+            self._guarded(lambda: self.refresh({change["name"]}))()
+        else:
+            self._changed.add(change["name"])
+
+    def refresh(self, changed: set[str]) -> None:
+        """Show again what depends on some of the inspector's traits; figures that do not show your routes need not follow
+        their changes."""
+        if "edits" in changed and self.inspector.shows_yours:
+            changed = changed | {"drawn"}
+        for names, show in self._refreshers:
+            if names & changed:
+                show()
+
+    def _key(self, message: dict[str, Any]) -> None:
+        inspector = self.inspector
+        if "token" in message:
+            inspector.select(token=message["token"])
+        elif "step" in message:
+            inspector.step(message["step"])
+        elif "layer" in message:
+            here = -1 if inspector.layer is None else inspector.layer
+            inspector.select(layer=min(max(here + message["layer"], 0), inspector.layers - 1))
+        elif "cycle" in message:
+            inspector.cycle()
+        else:
+            inspector.release()
+
+    def _follow(self, name: str, change: dict[str, Any]) -> None:
+        setattr(self.inspector, name, change["new"])
+
+    def _use(self, policy: str) -> None:
+        self.inspector.use(policy, everywhere=self.controls["everywhere"].value)
+
+    def _analyse(self) -> None:
+        control = self.controls
+        asked = self.inspector.ask(
+            text=control["text"].value,
+            context=control["context"].value,
+            choices=control["searched"].value,
+            skip_scope=control["scope"].value,
+        )
+        self.start(asked)
+
+    def start(self, question: Question) -> None:
+        """Analyse in the background; `work.cancel` ends it, `work.wait` waits for it."""
+        inspector = self.inspector
+
+        def done(found: Analysis | None, said: str) -> None:
+            self._busy(False)
+            self._guarded(lambda: self._end(found, said))()
+
+        self.work.start(partial(inspector.engine.analyse, question), done, self._progressed)
+        self._busy(True)
+        inspector.status = f"analysing {question} ..."
+
+    def _end(self, found: Analysis | None, said: str) -> None:
+        """Show what was found, or say why nothing was."""
+        if found is None:
+            self.inspector.status = said
+        else:
+            self.inspector.show(found)
+        self._show_choices()
+        self._show_layers()
+
+    def _progressed(self, share: float) -> None:
+        self.progress.value = share
+
+    def _busy(self, busy: bool) -> None:
+        for name, control in self.controls.items():
+            control.disabled = busy != (name == "cancel")
+        for button in self.layers:
+            button.disabled = busy
+        self.progress.value = 0
+        self.progress.layout.visibility = "visible" if busy else "hidden"
+
+    # what is shown
+
+    def _show_choices(self) -> None:
+        """The controls say what the inspector says."""
+        inspector, control = self.inspector, self.controls
+        texts = [(f"{n}: {name}", n) for n, name in enumerate(inspector.documents)]
+        control["document"].options = texts
+        for name in ("left", "right"):
+            if getattr(inspector, name) not in inspector.panels:
+                setattr(inspector, name, "oracle")
+            control[name].options = inspector.panels
+        for name in ("document", *FOLLOWED):
+            control[name].value = getattr(inspector, name)
+        question = inspector.question
+        for name, value in (
+            ("context", question.context),
+            ("searched", question.choices),
+            ("scope", question.skip_scope),
+        ):
+            control[name].value = value
+        control["unpin"].disabled = control["against_pin"].disabled = inspector.pinned is None
+        control["use router"].disabled = not inspector.router
+
+    def _show_text(self) -> None:
+        pieces = self.inspector.pieces()
+        with self.chips.hold_sync():
+            self.chips.breaks = [n for n, piece in enumerate(pieces) if "\n" in piece]
+            self.chips.pieces = [style.visible(piece) for piece in pieces]
+
+    def _show_colours(self) -> None:
+        values = self.inspector.values()
+        title, unit = static.meaning(self.inspector)
+        with self.chips.hold_sync():
+            self.chips.meaning = f"{title} ({unit}): "
+            self.chips.legend = [list(step) for step in style.chip_legend(values)]
+            self.chips.labels = static.labels(self.inspector)
+            self.chips.styles = style.chip_styles(values)
+
+    def _show_routes(self) -> None:
+        self._draw("routes", self.inspector.routes_figure())
+
+    def _clicked(self, message: dict[str, Any]) -> None:
+        self.inspector.select(token=int(message["x"]) + 1, layer=int(message["y"]))
+
+    def _show_token(self) -> None:
+        inspector = self.inspector
+        self.chips.selected = -1 if inspector.token is None else inspector.token
+        self.plots["routes"].moved = inspector.framed()
+        if inspector.token is None:
+            self.token.value = self.effect.value = self.best.value = ""
+            self._draw("landscape", figures.nothing(title="Routes of the selected token", note="select a token"))
+            return
+        table, land = inspector.choices(), inspector.landscape()
+        self.token.value = static.heading(inspector) + static.policies(table)
+        self.effect.value = static.effect(inspector)
+        self.best.value = static.best(frames.best_routes(land))
+        self._draw("landscape", inspector.landscape_figure())
+
+    def _show_layers(self) -> None:
+        inspector = self.inspector
+        route = None if inspector.token is None else inspector.routes("yours")[inspector.position]
+        for layer, button in enumerate(self.layers):
+            button.disabled = route is None
+            button.description = "" if route is None else LETTERS[route[layer]]
+            button.style.button_color = None if route is None else style.CHOICE_COLOURS[route[layer]]
+            button.style.text_color = None if route is None else "white"
+            button.tooltip = f"layer {layer}"
+            button.layout.border = "2px solid currentColor" if layer == inspector.layer else "2px solid transparent"
+
+    def _show_slices(self) -> None:
+        self._draw("slices", self.inspector.slices_figure())
+
+    def _show_usage(self) -> None:
+        self._draw("usage", self.inspector.usage_figure())
+
+    def _show_status(self) -> None:
+        self.status.value = f'<div style="font:13px sans-serif">{style.escape(self.inspector.status)}</div>'
+
+    def _draw(self, name: str, figure: go.Figure) -> None:
+        if name in self.plots:
+            self.plots[name].figure = figure.to_json()
+        else:
+            self.plots[name] = Plot(figure)

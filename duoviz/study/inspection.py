@@ -1,0 +1,142 @@
+"""The study's model as the engine of the token inspector."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, Int8
+
+from .. import corpus, oracle, routes
+from ..inspector import Analysis, Question
+from ..inspector.analysis import Routed, Watch
+from ..oracle import AUTO_EXHAUSTIVE
+from ..records import Curve, Landscape, Predictions, Tokens
+from .study import CARRIED, OBJECTIVES, Study
+
+BATCH = 16
+DRAWN = 4_096
+"""Routes that are drawn to stand for a landscape that is not enumerated."""
+
+
+class Inspection:
+    """Answers the inspector's questions about a study's model: the `Engine` of `duoviz.inspector`."""
+
+    def __init__(self, study: Study) -> None:
+        self.study, self.lm = study, study.lm
+
+    @property
+    def choices(self) -> str:
+        """Letters of the choices the model has."""
+        return self.lm.choices
+
+    @property
+    def routers(self) -> tuple[str, ...]:
+        """Names of the model's routers."""
+        return tuple(self.study.routers())
+
+    def analyse(self, question: Question, watch: Watch) -> Analysis:
+        """The policies at every budget; those of a corpus source are looked up where they are stored.
+
+        Raises:
+            ValueError: a text without anything to predict or longer than the model's context; what `oracle.survey` refuses.
+        """
+        with self._scoped(question):
+            if question.text:
+                tokens = self.lm.check(corpus.encode(self.lm.tokenizer, question.text))
+            else:
+                tokens = self.study.tokens(question.source)
+            found = self._survey(question, tokens, watch)
+            history = None
+            if question.context != "committed":
+                route = oracle.reference_routes(self.lm, question.context)
+                history = oracle.same_for_all(tokens, route)
+        return Analysis(question, tokens, found["nll"], found["expected"], found["null"], history)
+
+    def _survey(self, question: Question, tokens: Tokens, watch: Watch) -> dict[str, Curve]:
+        committed = question.context == "committed"
+        space = routes.Space(self.lm.layers, question.choices)
+        passes = len(OBJECTIVES) * (self.lm.layers + 1) if committed else 1
+        steps, done = passes * tokens.scored.shape[1] * -(-len(tokens) // BATCH), 0
+
+        def step() -> None:
+            nonlocal done
+            done += 1
+            watch(min(1.0, done / steps))
+
+        if question.context == "uniform":
+            raise ValueError("context 'uniform' has no landscape of one token: take committed or reference:<route>")
+        setting = oracle.Setting(batch_size=BATCH, watch=step)
+        ways: dict[str, Any] = {
+            "context": question.context,
+            "method": "exhaustive" if space.count() <= AUTO_EXHAUSTIVE else "auto",
+            "choices": question.choices,
+        }
+        own_scope = question.skip_scope == self._scope or "-" not in question.choices
+        if question.text or not own_scope:  # what is stored has the model's own scope
+            return oracle.survey(self.lm, tokens, setting=setting, seed=self.study.seed, **ways)
+        return self.study.survey(question.source, OBJECTIVES if committed else CARRIED, setting=setting, **ways)
+
+    def routed(self, analysis: Analysis, router: str) -> Routed:
+        """What a router does on the texts.
+
+        Raises:
+            FileNotFoundError: the model has no such router.
+        """
+        with self._scoped(analysis.question):
+            return self.study.router(router).run(self.lm, analysis.tokens, batch_size=BATCH)
+
+    def replay(
+        self, analysis: Analysis, document: int, routes: Int8[np.ndarray, "position layer"]
+    ) -> Float32[np.ndarray, " position"]:
+        """Losses in nats of one text in one ordinary forward pass."""
+        with self._scoped(analysis.question):
+            return self.lm.score(analysis.tokens[document : document + 1], routes[None])[0]
+
+    def landscape(
+        self, analysis: Analysis, document: int, position: int, taken: Int8[np.ndarray, "position layer"]
+    ) -> Landscape:
+        """Every route's loss, or that of 4,096 drawn at random where there are more than a search enumerates."""
+        space = routes.Space(self.lm.layers, analysis.question.choices)
+        count = space.count()
+        with self._scoped(analysis.question):
+            if count <= AUTO_EXHAUSTIVE:
+                at: dict[str, Any] = {"seq": document, "position": position, "context": taken}
+                return Landscape(space.enumerate(), oracle.landscape(self.lm, analysis.tokens, space, **at), count)
+            drawn = space.sample(DRAWN, seed=self.study.seed)
+            return Landscape(drawn, self._predict(analysis, document, position, taken, drawn).loss_nats, count)
+
+    def predict(
+        self,
+        analysis: Analysis,
+        document: int,
+        position: int,
+        taken: Int8[np.ndarray, "position layer"],
+        routes: Int8[np.ndarray, "route layer"],
+    ) -> tuple[Predictions, list[list[str]]]:
+        """What is predicted under each route, and the characters of the likeliest tokens."""
+        with self._scoped(analysis.question):
+            found = self._predict(analysis, document, position, taken, routes)
+        return found, [self.lm.tokenizer.batch_decode(ids[:, None]) for ids in found.top_ids]
+
+    def _predict(
+        self, analysis: Analysis, document: int, position: int, taken: np.ndarray, candidates: np.ndarray
+    ) -> Predictions:
+        tokens = analysis.tokens
+        return oracle.predict(self.lm, tokens, candidates, seq=document, position=position, context=taken)
+
+    @property
+    def _scope(self) -> str:
+        return self.lm.model.config.skip_scope
+
+    @contextmanager
+    def _scoped(self, question: Question) -> Iterator[None]:
+        """The model skips what the question says, and afterwards what it skipped before."""
+        config, before = self.lm.model.config, self._scope
+        config.skip_scope = question.skip_scope
+        try:
+            yield
+        finally:
+            config.skip_scope = before
