@@ -161,7 +161,8 @@ def chip_styles(values: np.ndarray) -> list[str]:
 def chip_legend(values: np.ndarray) -> list[tuple[str, str]]:
     """Numbers and the CSS that stands for them, from the least to the largest."""
     largest = _largest(values)
-    steps = [-1.0, -0.5] if np.nanmin(values, initial=0.0) < -0.005 * largest else []
+    lowest = float(np.nanmin(values, initial=0.0)) / largest
+    steps = [step for step, above in ((-1.0, -0.5), (-0.5, -0.25), (-0.25, -0.005)) if lowest < above]
     parts = [*steps, 0.0, 0.25, 0.5, 0.75, 1.0]
     digits = 1 if largest >= 1 else 2
     return [(f"{part * largest:.{digits}f}", f"background:{_shade(part)}{_underline(part)}") for part in parts]

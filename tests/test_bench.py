@@ -8,6 +8,7 @@ import pytest
 from conftest import tiny_model
 
 from duoviz import bench
+from duoviz.bench import measures
 from duoviz.branching import Trie
 from duoviz.records import Tokens
 from duoviz.routes import Space
@@ -17,14 +18,14 @@ def test_the_products_are_the_work_of_the_trie():
     """All of it but the scores and mixtures over earlier tokens, which are no products of the trie's nodes."""
     lm, tokens = tiny_model(vocab=600), Tokens.of(np.zeros((2, 9), np.int64))
     trie = Trie(Space(4).enumerate())
-    products = sum(2 * a * b * c for a, b, c in bench._shapes(list(bench._products(lm, trie, texts=3)))) / 3
+    products = sum(2 * a * b * c for a, b, c in measures._shapes(list(measures._products(lm, trie, texts=3)))) / 3
     attended = 4 * 32 * 4.5 * sum([1, *map(len, trie.choices[:-1])])
-    assert products + attended == pytest.approx(bench._work(lm, tokens))
+    assert products + attended == pytest.approx(measures._work(lm, tokens))
 
 
 def test_sides_are_timed_in_turn_and_the_first_round_does_not_count():
     calls = []
-    fast, slow = bench.timed([lambda: calls.append("a"), lambda: calls.append("b") or time.sleep(0.01)], 2)
+    fast, slow = measures.timed([lambda: calls.append("a"), lambda: calls.append("b") or time.sleep(0.01)], 2)
     assert calls == ["a", "b"] * 3
     assert fast < slow
 

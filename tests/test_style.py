@@ -84,7 +84,7 @@ def test_chips_tell_their_values_and_the_legend_its_range():
         'title="-1.00 &#34;nats" style="background:rgba(0,114,178,0.33);text-decoration:underline dotted">b<' in chips
     )
     legend = chips[: chips.index("<pre")]
-    assert re.findall(r">(-?\d\.\d)<", legend) == ["-2.0", "-1.0", "0.0", "0.5", "1.0", "1.5", "2.0"]
+    assert re.findall(r">(-?\d\.\d)<", legend) == ["-1.0", "-0.5", "0.0", "0.5", "1.0", "1.5", "2.0"]
     assert ">-" not in style.token_chips(["a"], np.array([1.0]), title="t")
     assert "not scored" in style.token_chips([], np.zeros(0), title="t") + style.token_chips(
         ["a"], np.array([np.nan]), title="t"

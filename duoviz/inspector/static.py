@@ -65,15 +65,15 @@ def chips(inspector: Inspector) -> str:
 def labels(inspector: Inspector) -> list[str]:
     """What is said of each token of the document, not escaped."""
     pieces, table = inspector.pieces(), inspector.table()
-    title, unit = meaning(inspector)
+    name, unit = f"{inspector.statistic}{', less A' if inspector.against_pin else ''}", meaning(inspector)[1]
     values = [style.chip_label(value, unit) for value in inspector.values()]
     found = [f"{n} {style.visible(piece)}  not scored" for n, piece in enumerate(pieces)]
     names = ["small", "big", "oracle", "label_free", *(["router"] if inspector.router else [])]
     part = table[table["seq"] == inspector.document]
     for position, *losses in part[["position", *(f"{name}_nats" for name in names)]].itertuples(index=False):
         token = int(position) + 1
-        said = "  ".join(f"{name.replace('_', '-')} {loss:.2f}" for name, loss in zip(names, losses))
-        found[token] = f"{token} {style.visible(pieces[token])}  {said} nats;  {title}: {values[token]}"
+        said = "  ".join(f"{policy.replace('_', '-')} {loss:.2f}" for policy, loss in zip(names, losses))
+        found[token] = f"{token} {style.visible(pieces[token])}  {name}: {values[token]};  losses: {said}"
     return found
 
 
@@ -111,7 +111,7 @@ def policies(table: pd.DataFrame) -> str:
                 "" if np.isnan(row.text_nats) else f"{row.text_nats:.3f}",
                 f"{row.rank}",
                 f"{row.share:.1%}",
-                f'<span style="font-family:monospace">{top}</span>',
+                f'<span style="font-family:monospace;white-space:normal">{top}</span>',
             ]
         )
     names = ("policy", "route", "big", "loss (nats)", "whole text so", "rank", "probability", "likeliest next tokens")

@@ -42,7 +42,7 @@ class View:
         self.work = Background()
         self.chips, self.status = Chips(), ipw.HTML()
         self.token, self.effect, self.best = ipw.HTML(), ipw.HTML(), ipw.HTML()
-        self.progress = ipw.FloatProgress(0, min=0, max=1, layout={"width": "160px", "visibility": "hidden"})
+        self.progress = ipw.FloatProgress(0, min=0, max=1, layout={"width": "160px", "display": "none"})
         self.controls = self._make_controls()
         self.layers = self._make_layers()
         self.plots: dict[str, Plot] = {}
@@ -253,7 +253,7 @@ class View:
         for button in self.layers:
             button.disabled = busy
         self.progress.value = 0
-        self.progress.layout.visibility = "visible" if busy else "hidden"
+        self.progress.layout.display = None if busy else "none"
 
     # what is shown
 

@@ -5,52 +5,31 @@ Every comparison alternates its sides and takes the median of each, so that a no
 
 from __future__ import annotations
 
-import json
-import os
-import platform
 import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
 from transformers import DynamicCache
 
-from . import oracle, routes
-from .branching import Trie, product
-from .model import LanguageModel, RandomPolicy, forward_flops, load
-from .oracle.leaves import BUNDLE, SUBSET
-from .records import Tokens
-from .routes import BIG, SMALL
-from .study import Study
+from .. import oracle, routes
+from ..branching import Trie, product
+from ..model import LanguageModel, RandomPolicy, forward_flops, load
+from ..oracle.leaves import BUNDLE, SUBSET
+from ..records import Tokens
+from ..routes import BIG, SMALL
+from ..study import Study
+from .inspector import latencies
+from .table import Row, line
 
 METHODS = ("random-200", "descent", "surrogate", "beam-16", "mcts-200")
 EXPANDED = 512
 """Branches of a batch whose K/V cache is expanded."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table.
-
-    Attributes:
-        measure: what was timed.
-        value: how long it took or how much it is, in `unit`.
-        unit: of the value.
-        ratio: the other side's time over this one's, or this one's over a limit; NaN where there is none.
-        against: the other side, or the limit.
-    """
-
-    measure: str
-    value: float
-    unit: str
-    ratio: float = np.nan
-    against: str = ""
 
 
 def run(model: str, *, device: str = "auto", rounds: int = 3, say: Callable[[str], None] = print) -> list[Row]:
@@ -79,6 +58,7 @@ def _rows(lm: LanguageModel, tokens: Tokens, folder: str, rounds: int) -> Iterat
     yield from _halved(folder, tokens[:2].cut(25), device=lm.device)
     yield from _dispatch(lm, rounds)
     yield _stage_1(lm, rounds)
+    yield from latencies(folder)
 
 
 def timed(sides: list[Callable[[], object]], rounds: int) -> list[float]:
@@ -280,48 +260,3 @@ def _stage_1(lm: LanguageModel, rounds: int) -> Row:
     policy = RandomPolicy()
     own, other = timed([partial(step, lm.model, duo_policy=policy), partial(step, dense)], rounds)
     return Row("stage-1 step, 16 x 256 tokens", own, "s", own / other, "limit: dense Llama of equal FLOPs")
-
-
-def line(row: Row) -> str:
-    """A row of a markdown table."""
-    ratio = "" if np.isnan(row.ratio) else f"{row.ratio:.3g}"
-    return f"| {row.measure} | {row.value:.3g} {row.unit} | {ratio} | {row.against} |"
-
-
-MARK = "<!-- bench -->"
-HEADER = "| measure | value | ratio | against |\n|---|---|---|---|"
-
-
-def machine() -> str:
-    """The machine in words."""
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        models = [text.partition(":")[2].strip() for text in cpuinfo.read_text().splitlines() if "model name" in text]
-        name = models[0] if models else name
-    cuda = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads{cuda}, torch {torch.__version__}"
-
-
-def write(rows: list[Row], out: Path) -> None:
-    """The table as JSON."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    cleaned = [{**asdict(row), "ratio": None if np.isnan(row.ratio) else row.ratio} for row in rows]
-    out.write_text(json.dumps({"machine": machine(), "rows": cleaned}, indent=1) + "\n")
-
-
-def table(path: Path) -> str:
-    """What `write` wrote, as text: the machine, and a markdown table.
-
-    Raises:
-        FileNotFoundError: nothing was written there.
-    """
-    found = json.loads(path.read_text())
-    rows = [Row(**{**row, "ratio": np.nan if row["ratio"] is None else row["ratio"]}) for row in found["rows"]]
-    return "\n".join([found["machine"], "", HEADER, *map(line, rows)])
-
-
-def ship(path: Path, readme: Path) -> None:
-    """Put the table of `path` between the README's two `<!-- bench -->` marks."""
-    before, _, after = readme.read_text().split(MARK)
-    readme.write_text(f"{before}{MARK}\n{table(path)}\n{MARK}{after}")
