@@ -191,6 +191,18 @@ def test_text_of_one_s_own_is_analysed_and_never_run(page):
     page.wait_for_selector("text=1 tokens has nothing to predict")
 
 
+def test_a_long_analysis_shows_its_progress_and_is_cancelled(page):
+    shown = page.evaluate("document.querySelector('.duoviz-text').textContent")
+    page.locator(".jupyter-widgets textarea").first.fill("one two three four five " * 8)
+    page.locator(".jupyter-widgets select:has(option[data-value='committed'])").first.select_option("committed")
+    page.wait_for_function("parseFloat(document.querySelector('.widget-hprogress .progress-bar')?.style.width) > 0")
+    page.locator("button:text-is('cancel')").click()
+    page.wait_for_selector("text=cancelled; nothing has changed")
+    assert page.evaluate("document.querySelector('.duoviz-text').textContent") == shown
+    assert page.locator("button:text-is('cancel')").is_disabled()
+    click_token(page, 6)
+
+
 def test_it_fits_the_page(page):
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     fits = "[...document.querySelectorAll('.duoviz-plot')].every(e => e.scrollWidth <= e.clientWidth + 1)"

@@ -313,7 +313,7 @@ def every(curves, tokens):
         "realised_budget": figures.realised_budget(means),
         "regret_curve": figures.regret_curve(frames.regrets(methods, candidates, tokens)),
         "route_comparison": figures.route_comparison(
-            ("a", routes[0]), ("b", routes[1]), ["x"] * 7, title="t", agreement=0.5, selected=3
+            ("a", routes[0]), ("b", routes[1]), ["x"] * 7, title="t", selected=3
         ),
         "route_maps": figures.route_maps([("a", routes[0])], ["x"] * 7, title="t"),
         "routing_heatmap": figures.routing_heatmap(frames.usage(routes, source="s", panel="p"), title="t"),

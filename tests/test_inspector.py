@@ -193,14 +193,23 @@ def test_own_text_in_every_way(study):
         assert row["loss_nats"] == pytest.approx(made.row()["oracle_nats"], abs=1e-4)
         assert row["loss_nats"] == pytest.approx(made.losses()[4], abs=1e-5)
         losses[choices, skip] = row["loss_nats"]
+        cheapest = "skip" if choices == "-B" else "small"
+        assert cheapest in made.policies
+        assert (made.routes(cheapest) == (0 if choices == "-B" else 1)).all()
+        assert f"all {cheapest}" in made.static().html
+        assert f"all {cheapest}" in {trace.name for trace in made.landscape_figure().data}
         assert study.lm.model.config.skip_scope == scope
     assert losses["-B", "ffn"] != losses["-B", "block"]
     assert "".join(made.pieces()) == SHORT
     for text, message in (("x", "1 tokens has nothing to predict"), ("word " * 400, "the model's context is 256")):
         with pytest.raises(ValueError, match=message):
             made.analyse(made.ask(text=text))
-    with pytest.raises(ValueError, match="no landscape of one token"):
-        made.analyse(made.ask(context="uniform"))
+    for wrong, message in (
+        ({"context": "uniform"}, "no landscape of one token"),
+        ({"choices": "-SB"}, "give SB or -B"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            made.analyse(made.ask(**wrong))
     assert "".join(made.pieces()) == SHORT
 
 
@@ -390,7 +399,7 @@ def test_slices_usage_and_statistics_are_the_tables(inspector):
     figure = inspector.routes_figure()
     np.testing.assert_array_equal(figure.data[0].z, inspector.routes("oracle").T)
     np.testing.assert_array_equal(figure.data[2].z, (inspector.routes("router") - inspector.routes("oracle")).T)
-    assert f"{inspector.agreement():.0%}" in figure.layout.title.subtitle.text
+    assert f"agree in {inspector.agreement():.0%}" in figure.layout.title.text
 
 
 def test_a_model_without_routers(study, monkeypatch):

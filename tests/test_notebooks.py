@@ -36,12 +36,13 @@ def test_there_are_notebooks():
 
 
 @every_notebook
-def test_saved_notebooks_are_small_and_hold_no_widgets(path):
+def test_saved_notebooks_are_small_and_hold_no_widgets_or_warnings(path):
     assert path.stat().st_size < MOST_BYTES
     notebook = read(path)
     assert "widgets" not in notebook.metadata
     shown = [kind for cell in notebook.cells for out in cell.get("outputs", []) for kind in out.get("data", {})]
     assert not [kind for kind in shown if kind.startswith(WIDGET)]
+    assert not [out for cell in notebook.cells for out in cell.get("outputs", []) if out.get("name") == "stderr"]
 
 
 @every_notebook

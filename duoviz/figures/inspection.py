@@ -8,6 +8,9 @@ import plotly.graph_objects as go
 from .. import style
 from . import look
 
+LOOKS = {"small": "all small", "skip": "all small", "big": "all big", "yours": "user"}
+"""Policies of the inspector by the names that colours and marks have."""
+
 
 def landscape(spread: pd.DataFrame, marks: pd.DataFrame, *, title: str, counted: str = "") -> go.Figure:
     """What is every route of one token worth? A box for each number of big layers, from the least loss over quartiles to
@@ -38,11 +41,11 @@ def landscape(spread: pd.DataFrame, marks: pd.DataFrame, *, title: str, counted:
         whiskerwidth=0.6,
     )
     for policy, part in marks.groupby("policy", sort=False):
-        name = {"small": "all small", "big": "all big", "yours": "user"}.get(policy, policy)
+        name = LOOKS.get(policy, policy)
         figure.add_scatter(
             x=part["big"],
             y=part["loss_nats"],
-            name="yours" if name == "user" else look.policy_name(name),
+            name=style.escape(f"all {policy}" if name.startswith("all") else policy),
             mode="markers",
             marker={
                 "symbol": style.policy_mark(name),
@@ -76,7 +79,7 @@ def layer_usage(usage: pd.DataFrame, *, title: str) -> go.Figure:
     look.needed(usage, ["policy", "layer", "share", "n"])
     figure = go.Figure()
     for place, (policy, part) in enumerate(usage.groupby("policy", sort=False)):
-        name = {"small": "all small", "big": "all big", "yours": "user"}.get(policy.removeprefix("A: "), policy)
+        name = LOOKS.get(policy.removeprefix("A: "), policy.removeprefix("A: "))
         figure.add_scatter(
             x=part["layer"],
             y=part["share"],

@@ -117,7 +117,6 @@ def route_comparison(
     labels: Sequence[str],
     *,
     title: str,
-    agreement: float,
     selected: int | None = None,
 ) -> go.Figure:
     """Where do two sets of routes of one text differ? Three panels over one axis of positions, layer upwards: the first
@@ -128,7 +127,6 @@ def route_comparison(
         one, other: a name and int8 `[position, layer]`; -1 where nothing is scored.
         labels: the token that each position predicts.
         title: of the figure.
-        agreement: share of layers in which both choose alike, for the note.
         selected: position of the selected token.
 
     Raises:
@@ -156,7 +154,7 @@ def route_comparison(
     places = np.arange(len(labels), dtype=np.int32)
     figure.update_xaxes(**look.token_ticks(labels, places, title="predicted token"), row=3)
     figure.update_yaxes(dtick=3, showgrid=False, zeroline=False, title="layer", fixedrange=True)
-    note = f"one text of {len(labels)} positions; {agreement:.0%} of its layers agree"
+    note = f"one text of {len(labels)} positions{'; drag for more' if len(labels) > WINDOW else ''}"
     return look.finish(figure, title=title, note=note, height=560).update_layout(margin={"b": 110})
 
 

@@ -14,6 +14,7 @@ from traitlets import Bool, Enum, HasTraits, Instance, Int, Unicode
 
 from .. import figures, frames, metrics
 from ..records import Landscape, Tokens
+from ..routes import LETTERS, SMALL
 from .analysis import Analysis, Engine, Question
 
 STATISTICS = {
@@ -102,7 +103,7 @@ class Reading(HasTraits):
         return self._found.tokens.documents
 
     def routes(self, policy: str, document: int | None = None) -> Int8[np.ndarray, "position layer"]:
-        """Routes that a policy takes in a document: small, big, oracle, label-free, router, yours, or one pinned: `A: oracle`.
+        """Routes that a policy takes in a document; a pinned view's are called `A: oracle` and so on.
 
         Raises:
             ValueError: another name, or a pinned text of another length.
@@ -127,7 +128,13 @@ class Reading(HasTraits):
     @property
     def policies(self) -> tuple[str, ...]:
         """The policies there are."""
-        return tuple(name for name in POLICIES if name != "router" or self.router)
+        named = (self.cheapest if name == "small" else name for name in POLICIES)
+        return tuple(name for name in named if name != "router" or self.router)
+
+    @property
+    def cheapest(self) -> str:
+        """What a layer does that is not big: small, or skip where no small FFN is searched."""
+        return "small" if LETTERS[SMALL] in self.question.choices else "skip"
 
     @property
     def panels(self) -> tuple[str, ...]:
@@ -174,7 +181,8 @@ class Reading(HasTraits):
     @property
     def described(self) -> tuple[str, str, str]:
         """Column, meaning and unit of the statistic."""
-        return STATISTICS[self.statistic]
+        column, meaning, unit = STATISTICS[self.statistic]
+        return column, meaning.replace("all small", f"all {self.cheapest}"), unit
 
     def pieces(self) -> list[str]:
         """The characters of each token of the document."""
@@ -203,7 +211,9 @@ class Reading(HasTraits):
         """What each policy chooses for the selected token and what is predicted then: `frames.policies`."""
         position, row = self.position, self.row()
         routes = np.stack([self.routes(name)[position] for name in self.policies])
-        whole = {name: float(row[f"{name.replace('-', '_')}_nats"]) for name in self.policies if name != "yours"}
+        columns = {name: f"{name.replace('-', '_')}_nats" for name in self.policies if name != "yours"}
+        columns[self.cheapest] = "small_nats"
+        whole = {name: float(row[column]) for name, column in columns.items()}
         whole["yours"] = float(self.losses()[position])
         found, tops = self._predict(position, routes)
         return frames.policies(list(self.policies), found, tops, whole)
@@ -258,7 +268,7 @@ class Reading(HasTraits):
         found = self._found
         if name == "router":
             return self._routed()[0]
-        if name == "small":
+        if name == self.cheapest:
             return found.oracle.routes[0]
         curve, budget = {
             "big": (found.oracle, int(found.oracle.budgets[-1])),
@@ -286,8 +296,7 @@ class Reading(HasTraits):
             one,
             other,
             self.pieces()[1:],
-            title=f"Routes of text {self.document}: {self.left} and {self.right}",
-            agreement=self.agreement(),
+            title=f"Text {self.document}: {self.left} and {self.right} agree in {self.agreement():.0%} of the layers",
             selected=None if self.token is None else self.position,
         )
 

@@ -69,10 +69,11 @@ def labels(inspector: Inspector) -> list[str]:
     values = [style.chip_label(value, unit) for value in inspector.values()]
     found = [f"{n} {style.visible(piece)}  not scored" for n, piece in enumerate(pieces)]
     names = ["small", "big", "oracle", "label_free", *(["router"] if inspector.router else [])]
+    shown = [inspector.cheapest, *(name.replace("_", "-") for name in names[1:])]
     part = table[table["seq"] == inspector.document]
     for position, *losses in part[["position", *(f"{name}_nats" for name in names)]].itertuples(index=False):
         token = int(position) + 1
-        said = "  ".join(f"{policy.replace('_', '-')} {loss:.2f}" for policy, loss in zip(names, losses))
+        said = "  ".join(f"{policy} {loss:.2f}" for policy, loss in zip(shown, losses))
         found[token] = f"{token} {style.visible(pieces[token])}  {name}: {values[token]};  losses: {said}"
     return found
 
@@ -114,7 +115,16 @@ def policies(table: pd.DataFrame) -> str:
                 f'<span style="font-family:monospace;white-space:normal">{top}</span>',
             ]
         )
-    names = ("policy", "route", "big", "loss (nats)", "whole text so", "rank", "probability", "likeliest next tokens")
+    names = (
+        "policy",
+        "route",
+        "big",
+        "loss (nats)",
+        "whole text so (nats)",
+        "rank",
+        "probability",
+        "likeliest next tokens",
+    )
     return _table(names, rows)
 
 

@@ -73,7 +73,7 @@ class View:
             return ipw.Dropdown(options=options, value=value, description=name, layout=wide, style=narrow)
 
         question, layers = inspector.question, inspector.layers
-        choices = [c for c in ("SB", "-B", "-SB") if set(c) <= set(inspector.engine.choices)]
+        choices = [pair for pair in ("SB", "-B") if set(pair) <= set(inspector.engine.choices)]
         made: dict[str, Any] = {
             "text": ipw.Textarea(placeholder="your own text; empty: the texts of the source", layout={"width": "60%"}),
             "analyse": self._button("analyse", self._analyse, "look at this text"),
@@ -98,7 +98,7 @@ class View:
             "best": self._button("best single change", inspector.best_change, "change the layer that helps most"),
             "undo": self._button("undo", inspector.undo, "take the last change back"),
         }
-        for name, policy in USES.items():
+        for name, policy in USES.items():  # "all small" is "all skip" where no small FFN is searched
             made[f"use {policy}"] = self._button(name, partial(self._use, policy), f"take the route of {policy}")
         for name in FOLLOWED:
             made[name].observe(self._guarded(partial(self._follow, name)), "value")
@@ -211,6 +211,7 @@ class View:
         setattr(self.inspector, name, change["new"])
 
     def _use(self, policy: str) -> None:
+        policy = self.inspector.cheapest if policy == "small" else policy
         self.inspector.use(policy, everywhere=self.controls["everywhere"].value)
 
     def _analyse(self) -> None:
@@ -276,6 +277,7 @@ class View:
         ):
             control[name].value = value
         control["unpin"].disabled = control["against_pin"].disabled = inspector.pinned is None
+        control["use small"].description = f"all {inspector.cheapest}"
         control["use router"].disabled = not inspector.router
 
     def _show_text(self) -> None:
@@ -322,7 +324,9 @@ class View:
             button.style.button_color = None if route is None else style.CHOICE_COLOURS[route[layer]]
             button.style.text_color = None if route is None else "white"
             button.tooltip = f"layer {layer}"
-            button.layout.border = "2px solid currentColor" if layer == inspector.layer else "2px solid transparent"
+            button.layout.border = (
+                f"2px solid {style.POLICY_COLOURS['user']}" if layer == inspector.layer else "2px solid transparent"
+            )
 
     def _show_slices(self) -> None:
         self._draw("slices", self.inspector.slices_figure())

@@ -41,7 +41,8 @@ class Inspection:
         """The policies at every budget; those of a corpus source are looked up where they are stored.
 
         Raises:
-            ValueError: a text without anything to predict or longer than the model's context; what `oracle.survey` refuses.
+            ValueError: a text without anything to predict or longer than the model's context; other choices
+                than a pair with B; context uniform; what `oracle.survey` refuses.
         """
         with self._scoped(question):
             if question.text:
@@ -56,6 +57,12 @@ class Inspection:
         return Analysis(question, tokens, found["nll"], found["expected"], found["null"], history)
 
     def _survey(self, question: Question, tokens: Tokens, watch: Watch) -> dict[str, Curve]:
+        if len(question.choices) != 2 or routes.LETTERS[routes.BIG] not in question.choices:
+            raise ValueError(
+                f"choices {question.choices!r}: give SB or -B, so that a budget says how many layers are not big"
+            )
+        if question.context == "uniform":
+            raise ValueError("context 'uniform' has no landscape of one token: take committed or reference:<route>")
         committed = question.context == "committed"
         space = routes.Space(self.lm.layers, question.choices)
         passes = len(OBJECTIVES) * (self.lm.layers + 1) if committed else 1
@@ -66,8 +73,6 @@ class Inspection:
             done += 1
             watch(min(1.0, done / steps))
 
-        if question.context == "uniform":
-            raise ValueError("context 'uniform' has no landscape of one token: take committed or reference:<route>")
         setting = oracle.Setting(batch_size=BATCH, watch=step)
         ways: dict[str, Any] = {
             "context": question.context,
