@@ -39,7 +39,11 @@ def lab(tmp_path_factory):
     settings.parent.mkdir()
     settings.write_text('{"@jupyterlab/apputils-extension:notification": {"fetchNews": "false"}}')
     flags += f" --LabApp.app_settings_dir={settings.parent}"
-    said = subprocess.run(["make", "-n", "lab", f"LAB={flags}"], cwd=ROOT, capture_output=True, text=True, check=True)
+    alone = {
+        name: value for name, value in os.environ.items() if not name.startswith("MAKE")
+    }  # not as a part of `make test`
+    told = ["make", "-n", "lab", f"LAB={flags}"]
+    said = subprocess.run(told, cwd=ROOT, capture_output=True, text=True, check=True, env=alone)
     command = shlex.split(said.stdout.replace("\\\n", " ").partition("bin/jupyter lab")[2])
     with (folder / "log").open("w") as log:
         server = subprocess.Popen(
@@ -52,6 +56,7 @@ def lab(tmp_path_factory):
                 urllib.request.urlopen(f"{address}/api")
                 break
             except OSError:
+                assert server.poll() is None, (folder / "log").read_text()
                 time.sleep(0.5)
         yield address, folder / "notebooks"
     finally:
@@ -73,7 +78,7 @@ def page(lab, browser, faults):
     opened.on("console", lambda said: faults.append(said.text) if said.type == "error" else None)
     opened.goto(f"{lab[0]}/lab/tree/{NAME}?reset")
     opened.wait_for_selector(".jp-Notebook .jp-Cell")
-    assert opened.locator(".duoviz-static").count() > 0, "before it is run the twin is there"
+    opened.wait_for_selector(".duoviz-static", state="attached")  # before it is run the twin is there
     run_all(opened)
     yield opened
     opened.context.close()

@@ -2,11 +2,12 @@
 
 from .inspection import best_routes, inspected, layer_usage, policies, spread
 from .landscapes import means, regrets, sampled
-from .slices import CLASSES, extremes, looks_like_python, medians, slices, target_classes, token_classes
+from .slices import BY, CLASSES, extremes, looks_like_python, medians, slices, target_classes, token_classes
 from .stored import curve, curve_from_frame, found, found_from_frame, positions, tidy, token_losses
 from .summaries import curve_summary, difficulty, distribution, gains, gaps, interval_table, luck, rank_agreement, usage
 
 __all__ = [
+    "BY",
     "CLASSES",
     "best_routes",
     "curve",

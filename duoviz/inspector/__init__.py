@@ -4,7 +4,7 @@ It is given an `Engine`, never a model, so that it works without torch.
 """
 
 from .analysis import Analysis, Cancelled, Engine, Question
-from .reading import SLICED, STATISTICS, Pin
+from .reading import STATISTICS, Pin
 from .state import Inspector
 
-__all__ = ["SLICED", "STATISTICS", "Analysis", "Cancelled", "Engine", "Inspector", "Pin", "Question"]
+__all__ = ["STATISTICS", "Analysis", "Cancelled", "Engine", "Inspector", "Pin", "Question"]

@@ -36,7 +36,6 @@ STATISTICS = {
     "effect of your changes": ("effect_nats", "loss with your routes less the loss before", "nats"),
 }
 """What colours the tokens: column, meaning and unit."""
-SLICED = ("class", "position", "frequency", "loss")
 POLICIES = ("small", "big", "oracle", "label-free", "router", "yours")
 
 
@@ -73,7 +72,7 @@ class Reading(HasTraits):
     statistic = Enum(list(STATISTICS), "difficulty", help="what colours the tokens")
     left = Unicode("oracle", help="routes of the first panel")
     right = Unicode("router", help="routes of the second panel")
-    by = Enum(list(SLICED), "class", help="how the tokens are sliced")
+    by = Enum(list(frames.BY), "class", help="how the tokens are sliced")
     against_pin = Bool(False, help="tokens are coloured by the difference to the pinned view")
     analysis = Instance(Analysis, allow_none=True, help="what is looked at")
     pinned = Instance(Pin, allow_none=True, help="what it is compared with")

@@ -16,7 +16,7 @@ from . import static
 from .analysis import Analysis, Question
 from .background import Background
 from .parts import Box, Chips, Plot
-from .reading import SLICED, STATISTICS
+from .reading import STATISTICS
 from .state import Inspector
 
 CONTEXTS = ("committed", "reference:big", "reference:small")
@@ -93,7 +93,7 @@ class View:
             "against_pin": ipw.Checkbox(False, description="less A", indent=False, layout={"width": "90px"}),
             "left": dropdown("compare", inspector.panels, inspector.left),
             "right": dropdown("with", inspector.panels, inspector.right),
-            "by": dropdown("slices by", SLICED, inspector.by),
+            "by": dropdown("slices by", frames.BY, inspector.by),
             "everywhere": ipw.Checkbox(False, description="whole text", indent=False, layout={"width": "110px"}),
             "best": self._button("best single change", inspector.best_change, "change the layer that helps most"),
             "undo": self._button("undo", inspector.undo, "take the last change back"),
