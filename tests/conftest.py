@@ -22,6 +22,11 @@ FLAGS = [
 ]
 
 
+def pytest_collection_modifyitems(items):
+    """Browser tests come last: Playwright leaves an event loop running in this thread, where others expect none."""
+    items.sort(key=lambda item: "browser" in item.fixturenames)
+
+
 def tiny_model(*, layers=4, hidden=32, heads=4, kv_heads=2, vocab=61, context=48, skip_scope="ffn", seed=0, bias=False):
     """A Duo Llama with random weights, large enough that its routes differ."""
     torch.manual_seed(seed)

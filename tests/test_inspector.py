@@ -168,8 +168,11 @@ def test_a_pinned_view_is_compared_with(inspector, study):
     assert 0 < inspector.agreement() < 1
     assert set(inspector.usage()["policy"]) == {"A: oracle", "oracle"}
     inspector.analyse(inspector.ask(text=SHORT, context="reference:big"))
-    with pytest.raises(ValueError, match="compare texts of one length"):
-        inspector.values()
+    assert (inspector.left, inspector.against_pin) == ("oracle", False)
+    inspector.against_pin, inspector.left = True, "A: oracle"
+    for call in (inspector.values, inspector.agreement):
+        with pytest.raises(ValueError, match="compare texts of one length"):
+            call()
     inspector.unpin()
     assert (inspector.left, inspector.against_pin) == ("oracle", False)
 
@@ -352,6 +355,10 @@ def test_whatever_a_callback_raises_is_shown(view, monkeypatch):
     broken.controls["best"].click()
     assert broken.inspector.status == "ZeroDivisionError: division by zero"
     assert "ZeroDivisionError" in broken.status.value
+    monkeypatch.setattr(broken, "_refreshers", [({"token"}, lambda: 1 / 0), *broken._refreshers])
+    broken.inspector.select(token=9)
+    assert broken.inspector.status == "ZeroDivisionError: division by zero"
+    assert broken.chips.selected == 9, "the other views follow all the same"
 
 
 def test_text_is_never_markup(view):

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import deque
 from collections.abc import Callable
 
 from .analysis import Analysis, Cancelled, Watch
 
 
 class Background:
-    """One analysis at a time in a thread of its own. What is said of it is said on the event loop of `start`, if one runs
-    there, else in the thread."""
+    """One analysis at a time in a thread of its own. What is said of it is said on the event loop where it was started; where
+    none runs, by `wait`."""
 
     def __init__(self) -> None:
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
+        self._said: deque[Callable[[], None]] = deque()
 
     def start(
         self,
@@ -35,7 +37,7 @@ class Background:
         """
         if self._thread is not None and self._thread.is_alive():
             raise RuntimeError("an analysis is under way: cancel it first")
-        later = _on_this_loop()
+        later = self._on_this_loop()
         self._stop.clear()
 
         def watch(share: float) -> None:
@@ -61,15 +63,14 @@ class Background:
         self._stop.set()
 
     def wait(self, seconds: float = 600) -> None:
-        """Wait until the analysis is done."""
+        """Wait until the analysis is done, and say what was not said on an event loop."""
         if self._thread is not None:
             self._thread.join(seconds)
+        while self._said:
+            self._said.popleft()()
 
-
-def _on_this_loop() -> Callable[[Callable[[], None]], object]:
-    """Has something done on the event loop that runs here, if one does, else at once."""
-    try:
-        loop = asyncio.get_running_loop()
-    except RuntimeError:
-        return lambda work: work()
-    return loop.call_soon_threadsafe
+    def _on_this_loop(self) -> Callable[[Callable[[], None]], object]:
+        try:
+            return asyncio.get_running_loop().call_soon_threadsafe
+        except RuntimeError:
+            return self._said.append

@@ -55,6 +55,10 @@ class Pin:
     table: pd.DataFrame
     routes: dict[str, np.ndarray]
 
+    def like(self, tokens: Tokens, document: int = 0) -> bool:
+        """Whether it can be compared with a document of these texts: there is one, and it is as long."""
+        return self.tokens.ids.shape[1] == tokens.ids.shape[1] and document < len(self.tokens)
+
 
 class Reading(HasTraits):
     """What is looked at, and every number that follows from it; each is computed when it is asked for, at most once.
@@ -111,7 +115,7 @@ class Reading(HasTraits):
         if policy.startswith("A: ") and self.pinned is not None:
             known = self.pinned.routes.get(policy.removeprefix("A: "))
             if known is not None:
-                if number >= len(known) or known.shape[1] != self._found.oracle.routes.shape[2]:
+                if not self.pinned.like(self._found.tokens, number):
                     raise ValueError(
                         f"{policy}: {known.shape[:2]} (texts, positions) are pinned, text {number} of"
                         f" {self._found.tokens.scored.shape} is shown: compare texts of one length"
@@ -169,7 +173,7 @@ class Reading(HasTraits):
         column, tokens = self.described[0], self._found.tokens
         found = _of_document(self.table(), column, self.document, tokens.ids.shape[1])
         if self.against_pin and self.pinned is not None:
-            if self.pinned.tokens.ids.shape[1] != tokens.ids.shape[1] or self.document >= len(self.pinned.tokens):
+            if not self.pinned.like(tokens, self.document):
                 raise ValueError(
                     f"A has {self.pinned.tokens.ids.shape} (texts, tokens), this view {tokens.ids.shape}:"
                     " compare texts of one length"

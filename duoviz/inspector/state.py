@@ -66,7 +66,8 @@ class Inspector(Reading):
         self.show(self.engine.analyse(question, watch))
 
     def show(self, found: Analysis) -> None:
-        """Look at what was analysed; changes of routes, of other texts, are gone.
+        """Look at what was analysed; your changes of what was looked at before are gone, and so is the comparison with a
+        pinned view whose texts have another length.
 
         Raises:
             ValueError: it does not hold the budget.
@@ -75,6 +76,8 @@ class Inspector(Reading):
         with self.hold_trait_notifications():
             self._kept, self._yours, self._undo = {}, {}, []
             self.document, self.token, self.layer = 0, None, None
+            if self.pinned is not None and not self.pinned.like(found.tokens):
+                self._compare_with_nothing()
             self.analysis = found
         self.status = f"{found.question}: {len(found.tokens)} texts of {found.tokens.ids.shape[1]} tokens"
 
@@ -227,9 +230,12 @@ class Inspector(Reading):
     def unpin(self) -> None:
         """Compare with nothing."""
         with self.hold_trait_notifications():
-            self.against_pin = False
-            self.left, self.right = (name.removeprefix("A: ") for name in (self.left, self.right))
+            self._compare_with_nothing()
             self.pinned = None
+
+    def _compare_with_nothing(self) -> None:
+        self.against_pin = False
+        self.left, self.right = (name.removeprefix("A: ") for name in (self.left, self.right))
 
     def _check_router(self, name: str) -> None:
         if name and name not in self.engine.routers:

@@ -189,9 +189,15 @@ class View:
         their changes."""
         if "edits" in changed and self.inspector.shows_yours:
             changed = changed | {"drawn"}
+        failed = []
         for names, show in self._refreshers:
             if names & changed:
-                show()
+                try:
+                    show()
+                except Exception as error:  # the other views follow all the same
+                    failed.append(error)
+        if failed:
+            raise failed[0]
 
     def _key(self, message: dict[str, Any]) -> None:
         inspector = self.inspector
