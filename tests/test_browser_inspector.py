@@ -87,12 +87,9 @@ def page(lab, browser, faults):
 def run_all(page):
     page.click(".lm-MenuBar-itemLabel:text-is('Run')")
     page.click(".lm-Menu-itemLabel:text-is('Run All Cells')")
-    cells = sum(cell["cell_type"] == "code" for cell in json.loads((ROOT / "notebooks" / NAME).read_text())["cells"])
-    idle = "document.querySelectorAll('.jp-CodeCell .jp-InputPrompt').length"
-    page.wait_for_function(
-        f"{idle} >= {cells} && ![...document.querySelectorAll('.jp-InputPrompt')].some(e => e.textContent.includes('*'))",
-        timeout=120_000,
-    )
+    running = "[...document.querySelectorAll('.jp-InputPrompt')].some(prompt => prompt.textContent.includes('*'))"
+    page.wait_for_function(running)
+    page.wait_for_function(f"!{running}", timeout=120_000)
     page.wait_for_selector(".duoviz-text span.selected", state="attached", timeout=60_000)
     page.wait_for_function("document.querySelectorAll('.duoviz-plot .main-svg').length > 0", timeout=60_000)
     chips(page).scroll_into_view_if_needed()
@@ -199,6 +196,7 @@ def test_text_of_one_s_own_is_analysed_and_never_run(page):
 def test_a_long_analysis_shows_its_progress_and_is_cancelled(page):
     shown = page.evaluate("document.querySelector('.duoviz-text').textContent")
     page.locator(".jupyter-widgets textarea").first.fill("one two three four five " * 8)
+    page.wait_for_timeout(500)  # the text's message before the one that asks
     page.locator(".jupyter-widgets select:has(option[data-value='committed'])").first.select_option("committed")
     page.wait_for_function("parseFloat(document.querySelector('.widget-hprogress .progress-bar')?.style.width) > 0")
     page.locator("button:text-is('cancel')").click()
