@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from duoviz import frames, oracle, router, style
-from duoviz.inspector import Cancelled, Engine, Question
+from duoviz.inspector import STATISTICS, Cancelled, Engine, Question
 from duoviz.inspector.background import Background
 from duoviz.inspector.widget import View
 from duoviz.routes import Space, from_text, to_text
@@ -73,6 +73,9 @@ def test_every_number_is_the_model_s(inspector, study):
             alone = whole.copy()
             alone[0, position] = inspector.routes(policy)[position]
             assert chosen.loc[policy, "route"] == to_text(alone[0, position])
+            everywhere = np.stack([inspector.routes(policy, number) for number in range(2)])
+            every = lm.score(tokens, everywhere)[0, position]
+            assert chosen.loc[policy, "text_nats"] == pytest.approx(every, abs=1e-5)
             expected = lm.score(tokens, alone)[0, position]
             assert chosen.loc[policy, "loss_nats"] == pytest.approx(expected, abs=1e-5)
         land = inspector.landscape()
@@ -84,7 +87,7 @@ def test_every_number_is_the_model_s(inspector, study):
         if not forced:  # the context's own history: the oracle at its budget is the least of the landscape
             exact = land.loss_nats[(land.routes == 2).sum(1) == 3].min()
             assert chosen.loc["oracle", "loss_nats"] == pytest.approx(exact, abs=1e-5)
-            assert chosen.loc["oracle", "text_nats"] == pytest.approx(exact, abs=1e-4)
+            assert inspector.row()["oracle_nats"] == pytest.approx(exact, abs=1e-5)
 
 
 def test_routes_are_changed_and_changed_back(inspector):
@@ -214,6 +217,63 @@ def test_own_text_in_every_way(study):
         with pytest.raises(ValueError, match=message):
             made.analyse(made.ask(**wrong))
     assert "".join(made.pieces()) == SHORT
+
+
+def test_a_source_under_another_skip_scope_is_not_what_was_stored(study):
+    made = study.inspector(SOURCE, budget=0, context="reference:big")
+    for scope in ("ffn", "block", "ffn"):
+        made.analyse(made.ask(choices="-B", skip_scope=scope))
+        made.select(token=4)
+        assert made.choices().set_index("policy").loc["oracle", "loss_nats"] == pytest.approx(
+            made.row()["oracle_nats"], abs=1e-5
+        )
+
+
+def test_every_statistic_at_every_budget_is_shown(view):
+    for budget in (0, 12):
+        view.controls["budget"].value = budget
+        for statistic in STATISTICS:
+            view.controls["statistic"].value = statistic
+            assert view.inspector.status.startswith("ready") or statistic == "margin", view.inspector.status
+            assert "<pre" in view.inspector.static().html
+
+
+def test_the_controls_follow_the_state(view):
+    inspector, control = view.inspector, view.controls
+    inspector.budget, inspector.statistic, inspector.by, inspector.left = 7, "regret", "loss", "yours"
+    inspector.router = "budget-6"
+    for name in ("budget", "statistic", "by", "left", "router"):
+        assert control[name].value == getattr(inspector, name)
+    inspector.analyse(inspector.ask(text=SHORT))
+    assert control["text"].value == SHORT
+    inspector.right, inspector.router = "router", ""
+    assert inspector.right == control["right"].value == "oracle"
+    for _ in range(2):
+        control["undo"].click()
+        assert inspector.status == "nothing to undo"
+    inspector.select(token=4)
+    with pytest.raises(ValueError, match="give one choice 0, 1 or 2 a layer"):
+        inspector.force(np.full(12, -1))
+
+
+def test_the_model_is_lent_to_one_thread_at_a_time(study):
+    made = study.inspector(SOURCE, budget=3, context="reference:big")
+    made.select(token=4)
+    thread_has_it, go_on = threading.Event(), threading.Event()
+
+    def hold():
+        with made.engine._scoped(made.question):
+            thread_has_it.set()
+            go_on.wait(60)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert thread_has_it.wait(60)
+    with pytest.raises(RuntimeError, match="busy with an analysis"):
+        made.landscape()
+    go_on.set()
+    thread.join()
+    assert len(made.landscape().routes) == 4096
 
 
 def test_a_landscape_too_large_to_enumerate_is_drawn(study):

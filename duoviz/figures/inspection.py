@@ -20,7 +20,7 @@ def landscape(spread: pd.DataFrame, marks: pd.DataFrame, *, title: str, counted:
         spread: as of `frames.spread`.
         marks: columns policy, big, route, loss_nats.
         title: of the figure.
-        counted: how many of the routes are shown, if not all.
+        counted: which routes are shown, and how many.
 
     Raises:
         ValueError: no rows, or a column is missing.
@@ -62,7 +62,8 @@ def landscape(spread: pd.DataFrame, marks: pd.DataFrame, *, title: str, counted:
         range=[spread["big"].min() - 0.6, spread["big"].max() + 0.6],
     )
     figure.update_yaxes(title="loss (nats)", rangemode="tozero")
-    note = f"{counted or 'all'} {int(spread['routes'].sum()):,} routes; box: quartiles, whiskers: least and largest"
+    shown = counted or f"{int(spread['routes'].sum()):,} routes"
+    note = f"{shown}; box: quartiles, whiskers: least and largest"
     return look.finish(figure, title=title, note=note, height=440)
 
 

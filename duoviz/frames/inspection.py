@@ -33,7 +33,8 @@ def inspected(
     margin = (
         None if oracle.margin_nats is None else oracle.margin_nats[int(np.flatnonzero(oracle.budgets == budget)[0])]
     )
-    table["margin_nats"] = np.nan if margin is None else margin[tokens.scored]
+    alone = np.nan if margin is None else np.where(np.isinf(margin), np.nan, margin)[tokens.scored]
+    table["margin_nats"] = alone  # a route that is alone has no second
     if routed is None:
         return table.assign(router_nats=np.nan, regret_nats=np.nan, router_big=np.nan)
     chosen, losses = routed

@@ -38,7 +38,9 @@ class Question:
     skip_scope: str = "ffn"
 
     def __str__(self) -> str:
-        return f"{'own text' if self.text else self.source}, {self.context}, {self.choices}"
+        scope = f", skip leaves out {self.skip_scope}" if "-" in self.choices else ""
+        text = f"own text {self.text[:20]!r}" if self.text else self.source
+        return f"{text}, {self.context}, {self.choices}{scope}"
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,9 @@ class Background:
             found, said = None, ""
             try:
                 found = analyse(watch)
+                watch(1.0)
             except Cancelled:
+                found = None
                 said = "cancelled; nothing has changed"
             except Exception as error:
                 said = f"{type(error).__name__}: {error}"

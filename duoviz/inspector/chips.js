@@ -76,7 +76,7 @@ function render({ model, el }) {
     model.send(KEYS[event.key]);
   });
   model.on("change:pieces", write);
-  model.on("change:styles", colour);
+  for (const name of ["styles", "labels", "legend", "meaning"]) model.on(`change:${name}`, colour);
   model.on("change:selected", mark);
   write();
 }

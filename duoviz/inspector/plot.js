@@ -32,6 +32,7 @@ async function render({ model, el }) {
     const { data, layout } = JSON.parse(model.get("figure"));
     box.style.height = `${layout.height}px`;
     await Plotly.react(box, data, { ...layout, autosize: true }, model.get("config"));
+    await Plotly.relayout(box, model.get("moved")); // since the figure was made
   };
   await draw();
   box.on("plotly_click", ({ points: [point] }) => model.send({ x: point.x, y: point.y }));

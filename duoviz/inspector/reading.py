@@ -29,8 +29,12 @@ STATISTICS = {
     "loss big": ("big_nats", "loss, all big", "nats"),
     "loss oracle": ("oracle_nats", "loss under the oracle's routes", "nats"),
     "loss router": ("router_nats", "loss under the router's routes", "nats"),
-    "regret": ("regret_nats", "loss of the router less the oracle's", "nats"),
-    "margin": ("margin_nats", "how much worse the second best route is", "nats"),
+    "regret": (
+        "regret_nats",
+        "loss of the router on its own routes less the oracle's at the router's mean budget",
+        "nats",
+    ),
+    "margin": ("margin_nats", "how much worse the second best route of this budget is", "nats"),
     "big layers, router": ("router_big", "big layers that the router uses", "layers"),
     "big layers that are enough": ("enough", "big layers within 0.05 nats of the best budget", "layers"),
     "effect of your changes": ("effect_nats", "loss with your routes less the loss before", "nats"),
@@ -194,15 +198,13 @@ class Reading(HasTraits):
     def losses(self, document: int | None = None) -> Float32[np.ndarray, " position"]:
         """Losses in nats of a document when all its tokens take your routes: one ordinary forward pass."""
         number = self.document if document is None else document
-        routes = self.routes("yours", number)
-        return self._keep(("replay", number, routes.tobytes()), lambda: self.engine.replay(self._found, number, routes))
+        return self._replayed(number, self.routes("yours", number))
 
     def effect(self, document: int | None = None) -> Float32[np.ndarray, " position"]:
         """What your changes do to the loss of every position of a document, in nats; below 0 they help."""
         number = self.document if document is None else document
         before = self._found.taken(self.budget)[number]
-        kept = ("replay", number, before.tobytes())
-        return self.losses(number) - self._keep(kept, lambda: self.engine.replay(self._found, number, before))
+        return self.losses(number) - self._replayed(number, before)
 
     def landscape(self) -> Landscape:
         """Every route of the selected token with its loss; earlier tokens take your routes."""
@@ -212,12 +214,9 @@ class Reading(HasTraits):
 
     def choices(self) -> pd.DataFrame:
         """What each policy chooses for the selected token and what is predicted then: `frames.policies`."""
-        position, row = self.position, self.row()
+        position = self.position
         routes = np.stack([self.routes(name)[position] for name in self.policies])
-        columns = {name: f"{name.replace('-', '_')}_nats" for name in self.policies if name != "yours"}
-        columns[self.cheapest] = "small_nats"
-        whole = {name: float(row[column]) for name, column in columns.items()}
-        whole["yours"] = float(self.losses()[position])
+        whole = {name: float(self._replayed(self.document, self.routes(name))[position]) for name in self.policies}
         found, tops = self._predict(position, routes)
         return frames.policies(list(self.policies), found, tops, whole)
 
@@ -229,7 +228,7 @@ class Reading(HasTraits):
     def slices(self) -> pd.DataFrame:
         """The statistic's mean in slices of all documents' tokens: `frames.slices`."""
         tokens, column = self._found.tokens, self.described[0]
-        counts = np.bincount(tokens.ids.ravel(), minlength=int(tokens.ids.max()) + 1)
+        counts = np.bincount(tokens.ids[:, 1:][tokens.scored], minlength=int(tokens.ids.max()) + 1)
         return frames.slices(self.table(), tokens, by=self.by, values=[column], counts=counts)
 
     def usage(self) -> pd.DataFrame:
@@ -280,6 +279,10 @@ class Reading(HasTraits):
         }[name]
         return curve.at(budget)[1]
 
+    def _replayed(self, number: int, routes: np.ndarray) -> Float32[np.ndarray, " position"]:
+        kept = ("replay", number, routes.tobytes())
+        return self._keep(kept, lambda: self.engine.replay(self._found, number, routes))
+
     def _predict(self, position: int, routes: np.ndarray) -> Any:
         taken = self.routes("yours")
         kept = ("predict", self.document, position, taken[:position].tobytes(), routes.tobytes())
@@ -312,14 +315,17 @@ class Reading(HasTraits):
     def landscape_figure(self) -> go.Figure:
         """`figures.landscape` of the selected token, with the policies' routes."""
         land, table = self.landscape(), self.choices()
-        drawn = "all" if len(land.routes) == land.count else f"of {land.count:,} a random"
+        drawn = "all" if len(land.routes) == land.count else f"{len(land.routes):,}, drawn at random, of"
+        drawn = f"{drawn} {land.count:,} routes of {' and '.join(self.question.choices)}"
         title = f"Routes of token {self.token}"
         return figures.landscape(frames.spread(land), table, title=title, counted=drawn)
 
     def slices_figure(self) -> go.Figure:
         """`figures.slices` of the statistic."""
         column, meaning, _ = self.described
-        return figures.slices(self.slices(), column, title=f"{meaning.capitalize()}, by {self.by}")
+        return figures.slices(
+            self.slices(), column, title=f"{meaning[0].upper()}{meaning[1:]}, by {self.by} in these texts"
+        )
 
     def usage_figure(self) -> go.Figure:
         """`figures.layer_usage` of both panels' routes over all documents."""

@@ -79,6 +79,7 @@ class Inspector(Reading):
             if self.pinned is not None and not self.pinned.like(found.tokens):
                 self._compare_with_nothing()
             self.analysis = found
+            self._there()
         self.status = f"{found.question}: {len(found.tokens)} texts of {found.tokens.ids.shape[1]} tokens"
 
     def ask(self, **changes: str) -> Question:
@@ -141,6 +142,10 @@ class Inspector(Reading):
             ValueError: no token is selected, or a route that the model does not have.
         """
         taken = routes_.check(route, layers=self._found.layers)
+        if taken.ndim != 1 or taken.min() < 0:
+            raise ValueError(
+                f"route of shape {taken.shape}, values from {taken.min()}: give one choice 0, 1 or 2 a layer"
+            )
         if unknown := {LETTERS[choice] for choice in taken.tolist()} - set(self.engine.choices):
             raise ValueError(f"the route chooses {sorted(unknown)}: this model has only {self.engine.choices!r}")
         changed = self.routes("yours").copy()
@@ -233,6 +238,10 @@ class Inspector(Reading):
             self._compare_with_nothing()
             self.pinned = None
 
+    def _there(self) -> None:
+        """Panels whose routes are gone show the oracle's."""
+        self.left, self.right = (name if name in self.panels else "oracle" for name in (self.left, self.right))
+
     def _compare_with_nothing(self) -> None:
         self.against_pin = False
         self.left, self.right = (name.removeprefix("A: ") for name in (self.left, self.right))
@@ -252,6 +261,11 @@ class Inspector(Reading):
         if self.analysis is not None and self._found.history is None and self._yours:
             self._yours, self._undo = {}, []  # the oracle's routes at another budget are another beginning
             self.status = "another budget gives the tokens other routes: your changes are gone"
+
+    @observe("router")
+    def _router_changed(self, change: dict[str, Any]) -> None:
+        if self.analysis is not None:
+            self._there()
 
     @validate("router")
     def _router_there(self, proposal: dict[str, Any]) -> str:

@@ -37,7 +37,7 @@ def _page(inspector: Inspector) -> str:
     if inspector.token is not None:
         parts += [heading(inspector), policies(inspector.choices())]
         parts += [effect(inspector), "<div>best routes</div>", best(frames.best_routes(inspector.landscape()))]
-    return f'<div class="duoviz-static">{"".join(parts)}</div>'
+    return f'<div class="duoviz-static tex2jax_ignore mathjax_ignore">{"".join(parts)}</div>'
 
 
 def about(inspector: Inspector) -> str:

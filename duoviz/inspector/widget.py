@@ -39,7 +39,7 @@ class View:
     def __init__(self, inspector: Inspector) -> None:
         self.inspector = inspector
         self._changed: set[str] | None = None
-        self.work = Background()
+        self.work, self.busy = Background(), False
         self.chips, self.status = Chips(), ipw.HTML()
         self.token, self.effect, self.best = ipw.HTML(), ipw.HTML(), ipw.HTML()
         self.progress = ipw.FloatProgress(0, min=0, max=1, layout={"width": "160px", "display": "none"})
@@ -47,14 +47,15 @@ class View:
         self.layers = self._make_layers()
         self.plots: dict[str, Plot] = {}
         self._refreshers: list[tuple[set[str], Callable[[], None]]] = [
-            (TEXT | {"pinned", "router"}, self._show_choices),
+            (TEXT | {"pinned", *FOLLOWED}, self._show_choices),
+            ({"analysis"}, self._show_question),
             (TEXT, self._show_text),
             (ROUTES | {"drawn", "statistic", "against_pin"}, self._show_colours),
-            (ROUTES | {"drawn", "left", "right"}, self._show_routes),
+            (ROUTES | {"drawn", "left", "right"}, lambda: self._draw("routes", inspector.routes_figure())),
             (ROUTES | {"edits", "token"}, self._show_token),
             (ROUTES | {"edits", "token", "layer"}, self._show_layers),
-            (ROUTES | {"drawn", "statistic", "by"}, self._show_slices),
-            (ROUTES | {"drawn", "left", "right"}, self._show_usage),
+            (ROUTES | {"drawn", "statistic", "by"}, lambda: self._draw("slices", inspector.slices_figure())),
+            (ROUTES | {"drawn", "left", "right"}, lambda: self._draw("usage", inspector.usage_figure())),
         ]
         self._changed = set()
         self.refresh({name for names, _ in self._refreshers for name in names})
@@ -74,12 +75,13 @@ class View:
 
         question, layers = inspector.question, inspector.layers
         choices = [pair for pair in ("SB", "-B") if set(pair) <= set(inspector.engine.choices)]
+        routers = [("none", ""), *((name, name) for name in inspector.engine.routers)]
         made: dict[str, Any] = {
             "text": ipw.Textarea(placeholder="your own text; empty: the texts of the source", layout={"width": "60%"}),
             "analyse": self._button("analyse", self._analyse, "look at this text"),
             "cancel": self._button("cancel", self.work.cancel, "end the analysis"),
             "document": dropdown("text", [question.source], question.source),
-            "router": dropdown("router", [("none", ""), *inspector.engine.routers], inspector.router),
+            "router": dropdown("router", routers, inspector.router),
             "budget": ipw.IntSlider(
                 inspector.budget, 0, layers, description="budget", style=narrow, layout={"width": "230px"}
             ),
@@ -162,16 +164,14 @@ class View:
         def run(*given: Any) -> None:
             if self._changed is not None:  # a control that was set by a refresh
                 return
-            began, said = time.perf_counter(), self.inspector.status
-            self._changed = set()
-            try:
-                work(*given)
-                self.refresh(self._changed)
-            except Exception as error:  # nothing vanishes: whatever it is, the person reads it
-                self.inspector.status = f"{type(error).__name__}: {error}"
-            finally:
-                self._changed = None
-            if self.inspector.status == said:
+            began, self._changed, self.inspector.status = time.perf_counter(), set(), ""
+            for part in (lambda: work(*given), lambda: self.refresh(self._changed or set())):
+                try:
+                    part()
+                except Exception as error:  # nothing vanishes: whatever it is, the person reads it
+                    self.inspector.status = f"{type(error).__name__}: {error}"
+            self._changed = None
+            if not self.inspector.status:
                 self.inspector.status = f"ready, {1e3 * (time.perf_counter() - began):.0f} ms"
 
         return run
@@ -255,6 +255,7 @@ class View:
         self.progress.value = share
 
     def _busy(self, busy: bool) -> None:
+        self.busy = busy
         for name, control in self.controls.items():
             control.disabled = busy != (name == "cancel")
         for button in self.layers:
@@ -270,8 +271,6 @@ class View:
         texts = [(f"{n}: {name}", n) for n, name in enumerate(inspector.documents)]
         control["document"].options = texts
         for name in ("left", "right"):
-            if getattr(inspector, name) not in inspector.panels:
-                setattr(inspector, name, "oracle")
             control[name].options = inspector.panels
         for name in ("document", *FOLLOWED):
             control[name].value = getattr(inspector, name)
@@ -286,11 +285,15 @@ class View:
         control["use small"].description = f"all {inspector.cheapest}"
         control["use router"].disabled = not inspector.router
 
+    def _show_question(self) -> None:
+        self.controls["text"].value = self.inspector.question.text
+
     def _show_text(self) -> None:
         pieces = self.inspector.pieces()
         with self.chips.hold_sync():
             self.chips.breaks = [n for n, piece in enumerate(pieces) if "\n" in piece]
             self.chips.pieces = [style.visible(piece) for piece in pieces]
+            self.chips.styles, self.chips.labels = [], []  # those of another text
 
     def _show_colours(self) -> None:
         values = self.inspector.values()
@@ -300,9 +303,6 @@ class View:
             self.chips.legend = [list(step) for step in style.chip_legend(values)]
             self.chips.labels = static.labels(self.inspector)
             self.chips.styles = style.chip_styles(values)
-
-    def _show_routes(self) -> None:
-        self._draw("routes", self.inspector.routes_figure())
 
     def _clicked(self, message: dict[str, Any]) -> None:
         self.inspector.select(token=int(message["x"]) + 1, layer=int(message["y"]))
@@ -325,7 +325,7 @@ class View:
         inspector = self.inspector
         route = None if inspector.token is None else inspector.routes("yours")[inspector.position]
         for layer, button in enumerate(self.layers):
-            button.disabled = route is None
+            button.disabled = route is None or self.busy
             button.description = "" if route is None else LETTERS[route[layer]]
             button.style.button_color = None if route is None else style.CHOICE_COLOURS[route[layer]]
             button.style.text_color = None if route is None else "white"
@@ -333,12 +333,6 @@ class View:
             button.layout.border = (
                 f"2px solid {style.POLICY_COLOURS['user']}" if layer == inspector.layer else "2px solid transparent"
             )
-
-    def _show_slices(self) -> None:
-        self._draw("slices", self.inspector.slices_figure())
-
-    def _show_usage(self) -> None:
-        self._draw("usage", self.inspector.usage_figure())
 
     def _show_status(self) -> None:
         self.status.value = f'<div style="font:13px sans-serif">{style.escape(self.inspector.status)}</div>'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -26,6 +27,9 @@ class Inspection:
 
     def __init__(self, study: Study) -> None:
         self.study, self.lm = study, study.lm
+        self._own_scope = study.lm.model.config.skip_scope
+        self._busy = threading.RLock()
+        _ = study.lm.fingerprint  # of the model as it is, not as a question has it skip
 
     @property
     def choices(self) -> str:
@@ -79,7 +83,7 @@ class Inspection:
             "method": "exhaustive" if space.count() <= AUTO_EXHAUSTIVE else "auto",
             "choices": question.choices,
         }
-        own_scope = question.skip_scope == self._scope or "-" not in question.choices
+        own_scope = question.skip_scope == self._own_scope or "-" not in question.choices
         if question.text or not own_scope:  # what is stored has the model's own scope
             return oracle.survey(self.lm, tokens, setting=setting, seed=self.study.seed, **ways)
         return self.study.survey(question.source, OBJECTIVES if committed else CARRIED, setting=setting, **ways)
@@ -132,16 +136,19 @@ class Inspection:
         tokens = analysis.tokens
         return oracle.predict(self.lm, tokens, candidates, seq=document, position=position, context=taken)
 
-    @property
-    def _scope(self) -> str:
-        return self.lm.model.config.skip_scope
-
     @contextmanager
     def _scoped(self, question: Question) -> Iterator[None]:
-        """The model skips what the question says, and afterwards what it skipped before."""
-        config, before = self.lm.model.config, self._scope
+        """The model skips what the question says, and afterwards what it skipped before.
+
+        Raises:
+            RuntimeError: an analysis in another thread has the model.
+        """
+        if not self._busy.acquire(blocking=False):
+            raise RuntimeError("the model is busy with an analysis: wait for it, or cancel it")
+        config, before = self.lm.model.config, self.lm.model.config.skip_scope
         config.skip_scope = question.skip_scope
         try:
             yield
         finally:
             config.skip_scope = before
+            self._busy.release()

@@ -261,7 +261,8 @@ class Study:
         """
         from .inspection import Inspection  # which imports this file
 
-        question = Question(source=source, context=context, choices=self.choices)
+        scope = self.lm.model.config.skip_scope
+        question = Question(source=source, context=context, choices=self.choices, skip_scope=scope)
         return Inspector(Inspection(self), question, budget=budget, router=router, statistic=statistic)
 
     @property
