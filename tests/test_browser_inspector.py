@@ -215,7 +215,8 @@ def test_it_fits_the_page(page):
 def test_a_notebook_opened_again_shows_the_twin(page, lab, faults):
     path = lab[1] / NAME
     before = path.stat().st_mtime
-    page.keyboard.press("Control+s")
+    page.click(".lm-MenuBar-itemLabel:text-is('File')")
+    page.click(".lm-Menu-itemLabel:text-is('Save Notebook')")
     for _ in range(50):
         page.wait_for_timeout(200)
         if path.stat().st_mtime != before:
