@@ -206,10 +206,18 @@ class Curve:
         Raises:
             ValueError: a budget the curve does not hold.
         """
+        k = self.place(budget)
+        return self.loss_nats[k], self.routes[k]
+
+    def place(self, budget: int) -> int:
+        """Which entry is of a budget.
+
+        Raises:
+            ValueError: a budget the curve does not hold.
+        """
         if budget not in self.budgets:
             raise ValueError(f"budget {budget}: the curve {self.name!r} holds {self.budgets.tolist()}")
-        k = int(np.flatnonzero(self.budgets == budget)[0])
-        return self.loss_nats[k], self.routes[k]
+        return int(np.flatnonzero(self.budgets == budget)[0])
 
 
 @dataclass(frozen=True)

@@ -140,9 +140,10 @@ def route_comparison(
     more = np.where((first < 0) | (second < 0), 0, second - first).astype(np.int8)
     titles = [name, name_of_other, f"{name_of_other} less {name}"]
     figure = look.panels(titles, rows=3, cols=1, shared_xaxes=True, vertical_spacing=0.07)
-    panels = [(first, "coloraxis", "%{z}"), (second, "coloraxis", "%{z}"), (more, "coloraxis2", "%{z:+d} steps")]
+    choice = "%{z} (0 skip, 1 small, 2 big, -1 not scored)"
+    panels = [(first, "coloraxis", choice), (second, "coloraxis", choice), (more, "coloraxis2", "%{z:+d} steps")]
     for row, (values, axis, text) in enumerate(panels, 1):
-        hover = f"%{{x}}, layer %{{y}}: {text} (0 skip, 1 small, 2 big)<extra></extra>"
+        hover = f"%{{x}}, layer %{{y}}: {text}<extra></extra>"
         figure.add_heatmap(z=values.T, coloraxis=axis, xgap=1, ygap=1, hovertemplate=hover, row=row, col=1)
     choices, far = _choices(bool(min(first.min(), second.min()) < 0)), int(np.abs(more).max(initial=1))
     choices["colorbar"] |= {"len": 0.64, "y": 1.0, "yanchor": "top"}

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Int8
+from jaxtyping import Float32, Int8
 
 from .. import metrics, routes
 from ..records import Curve, Landscape, Predictions, Tokens
@@ -30,11 +30,10 @@ def inspected(
         routed: routes and losses of a router.
     """
     table = difficulty(tokens, oracle, label_free, null, budget=budget)
-    margin = (
-        None if oracle.margin_nats is None else oracle.margin_nats[int(np.flatnonzero(oracle.budgets == budget)[0])]
-    )
-    alone = np.nan if margin is None else np.where(np.isinf(margin), np.nan, margin)[tokens.scored]
-    table["margin_nats"] = alone  # a route that is alone has no second
+    table["margin_nats"] = np.nan
+    if oracle.margin_nats is not None:
+        margin = oracle.margin_nats[oracle.place(budget)][tokens.scored]
+        table["margin_nats"] = np.where(np.isinf(margin), np.nan, margin)  # a route that is alone has no second
     if routed is None:
         return table.assign(router_nats=np.nan, regret_nats=np.nan, router_big=np.nan)
     chosen, losses = routed
@@ -66,7 +65,9 @@ def best_routes(land: Landscape, *, number: int = 10) -> pd.DataFrame:
     return _named(land.routes[order]).assign(loss_nats=land.loss_nats[order])
 
 
-def policies(names: list[str], found: Predictions, tops: list[list[str]], whole: Mapping[str, float]) -> pd.DataFrame:
+def policies(
+    names: list[str], found: Predictions, tops: list[list[str]], whole: Float32[np.ndarray, " route"]
+) -> pd.DataFrame:
     """What one token's policies choose and what that is worth: policy, route, big, skip, loss_nats (this token alone takes
     the route), text_nats (every token takes the policy's), rank and share (of the true next token), top (the likeliest next
     tokens with their probabilities).
@@ -75,13 +76,13 @@ def policies(names: list[str], found: Predictions, tops: list[list[str]], whole:
         names: of the policies.
         found: what is predicted under each.
         tops: characters of the likeliest tokens.
-        whole: losses in nats of the forward passes in which all tokens take the policy's routes.
+        whole: loss in nats of the token in the forward pass in which all tokens take the policy's routes.
     """
     table = _named(found.routes)
     table.insert(0, "policy", names)
     return table.assign(
         loss_nats=found.loss_nats,
-        text_nats=[whole.get(name, np.nan) for name in names],
+        text_nats=whole,
         rank=found.rank,
         share=np.exp(-found.loss_nats),
         top=[list(zip(texts, shares.tolist())) for texts, shares in zip(tops, found.top_shares)],

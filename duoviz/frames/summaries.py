@@ -240,5 +240,4 @@ def _expected_gain(label_free: Curve, budget: int) -> np.ndarray:
     """NaN where the curve did not keep what it minimised."""
     if label_free.minimised is None:
         return np.full_like(label_free.loss_nats[0], np.nan)
-    k = int(np.flatnonzero(label_free.budgets == budget)[0])
-    return label_free.minimised[0] - label_free.minimised[k]
+    return label_free.minimised[0] - label_free.minimised[label_free.place(budget)]

@@ -83,4 +83,5 @@ class Box(ipw.VBox):  # type: ignore[misc]
         self._inspector = inspector
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
-        return {**super()._repr_mimebundle_(**kwargs), "text/html": self._inspector.static().html}
+        twin = {"text/html": self._inspector.static().html, "text/plain": f"the inspector: {self._inspector.question}"}
+        return {**super()._repr_mimebundle_(**kwargs), **twin}

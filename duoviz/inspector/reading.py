@@ -18,28 +18,20 @@ from ..routes import LETTERS, SMALL
 from .analysis import Analysis, Engine, Question
 
 STATISTICS = {
-    "difficulty": ("difficulty_nats", "gain of the oracle over all small", "nats"),
-    "difficulty without the answer": (
-        "label_free_difficulty_nats",
-        "gain of the label-free policy over all small",
-        "nats",
-    ),
-    "difficulty of the null control": ("null_difficulty_nats", "the same gain on a token the model made up", "nats"),
-    "loss small": ("small_nats", "loss, all small", "nats"),
-    "loss big": ("big_nats", "loss, all big", "nats"),
-    "loss oracle": ("oracle_nats", "loss under the oracle's routes", "nats"),
-    "loss router": ("router_nats", "loss under the router's routes", "nats"),
-    "regret": (
-        "regret_nats",
-        "loss of the router on its own routes less the oracle's at the router's mean budget",
-        "nats",
-    ),
-    "margin": ("margin_nats", "how much worse the second best route of this budget is", "nats"),
-    "big layers, router": ("router_big", "big layers that the router uses", "layers"),
-    "big layers that are enough": ("enough", "big layers within 0.05 nats of the best budget", "layers"),
-    "effect of your changes": ("effect_nats", "loss with your routes less the loss before", "nats"),
+    "difficulty": ("difficulty_nats", "gain of the oracle over all small"),
+    "difficulty without the answer": ("label_free_difficulty_nats", "gain of the label-free policy over all small"),
+    "difficulty of the null control": ("null_difficulty_nats", "the same gain on a token the model made up"),
+    "loss small": ("small_nats", "loss, all small"),
+    "loss big": ("big_nats", "loss, all big"),
+    "loss oracle": ("oracle_nats", "loss under the oracle's routes"),
+    "loss router": ("router_nats", "loss under the router's routes"),
+    "regret": ("regret_nats", "loss of the router on its own routes less the oracle's at the router's mean budget"),
+    "margin": ("margin_nats", "how much worse the second best route of this budget is"),
+    "big layers, router": ("router_big", "big layers that the router uses"),
+    "big layers that are enough": ("enough", "big layers within 0.05 nats of the best budget"),
+    "effect of your changes": ("effect_nats", "loss with your routes less the loss before"),
 }
-"""What colours the tokens: column, meaning and unit."""
+"""What colours the tokens: column and meaning. What is not in nats is a number of layers."""
 POLICIES = ("small", "big", "oracle", "label-free", "router", "yours")
 
 
@@ -59,9 +51,9 @@ class Pin:
     table: pd.DataFrame
     routes: dict[str, np.ndarray]
 
-    def like(self, tokens: Tokens, document: int = 0) -> bool:
-        """Whether it can be compared with a document of these texts: there is one, and it is as long."""
-        return self.tokens.ids.shape[1] == tokens.ids.shape[1] and document < len(self.tokens)
+    def like(self, tokens: Tokens) -> bool:
+        """Whether these texts are as long."""
+        return self.tokens.ids.shape[1] == tokens.ids.shape[1]
 
 
 class Reading(HasTraits):
@@ -116,19 +108,12 @@ class Reading(HasTraits):
             ValueError: another name, or a pinned text of another length.
         """
         number = self.document if document is None else document
-        if policy.startswith("A: ") and self.pinned is not None:
-            known = self.pinned.routes.get(policy.removeprefix("A: "))
-            if known is not None:
-                if not self.pinned.like(self._found.tokens, number):
-                    raise ValueError(
-                        f"{policy}: {known.shape[:2]} (texts, positions) are pinned, text {number} of"
-                        f" {self._found.tokens.scored.shape} is shown: compare texts of one length"
-                    )
-                return known[number]
-        elif policy == "yours":
+        if policy in self.panels and policy.startswith("A: "):
+            return self._pin(number).routes[policy.removeprefix("A: ")][number]
+        if policy == "yours":
             given = self._yours.get(number)
             return self._found.taken(self.budget)[number] if given is None else given
-        elif policy in self.policies:
+        if policy in self.policies:
             return self._policy(policy)[number]
         raise ValueError(f"routes {policy!r}: there are {', '.join(self.panels)}")
 
@@ -176,19 +161,20 @@ class Reading(HasTraits):
         """
         column, tokens = self.described[0], self._found.tokens
         found = _of_document(self.table(), column, self.document, tokens.ids.shape[1])
-        if self.against_pin and self.pinned is not None:
-            if not self.pinned.like(tokens, self.document):
-                raise ValueError(
-                    f"A has {self.pinned.tokens.ids.shape} (texts, tokens), this view {tokens.ids.shape}:"
-                    " compare texts of one length"
-                )
-            found = found - _of_document(self.pinned.table, column, self.document, tokens.ids.shape[1])
+        if self.compared:
+            found = found - _of_document(self._pin(self.document).table, column, self.document, tokens.ids.shape[1])
         return found
+
+    @property
+    def compared(self) -> bool:
+        """Whether the tokens are coloured by the difference to a pinned view."""
+        return self.against_pin and self.pinned is not None
 
     @property
     def described(self) -> tuple[str, str, str]:
         """Column, meaning and unit of the statistic."""
-        column, meaning, unit = STATISTICS[self.statistic]
+        column, meaning = STATISTICS[self.statistic]
+        unit = "nats" if column.endswith("_nats") else "layers"
         return column, meaning.replace("all small", f"all {self.cheapest}"), unit
 
     def pieces(self) -> list[str]:
@@ -216,7 +202,7 @@ class Reading(HasTraits):
         """What each policy chooses for the selected token and what is predicted then: `frames.policies`."""
         position = self.position
         routes = np.stack([self.routes(name)[position] for name in self.policies])
-        whole = {name: float(self._replayed(self.document, self.routes(name))[position]) for name in self.policies}
+        whole = np.stack([self._replayed(self.document, self.routes(name))[position] for name in self.policies])
         found, tops = self._predict(position, routes)
         return frames.policies(list(self.policies), found, tops, whole)
 
@@ -278,6 +264,20 @@ class Reading(HasTraits):
             "label-free": (found.label_free, self.budget),
         }[name]
         return curve.at(budget)[1]
+
+    def _pin(self, number: int) -> Pin:
+        """The pinned view, to be compared with a document.
+
+        Raises:
+            ValueError: it has no such text, or texts of another length.
+        """
+        assert self.pinned is not None, "asked for where there is one"
+        here, there = self._found.tokens, self.pinned.tokens
+        if not self.pinned.like(here) or number >= len(there):
+            raise ValueError(
+                f"text {number} of {here.ids.shape} (texts, tokens) and A of {there.ids.shape}: compare texts of one length"
+            )
+        return self.pinned
 
     def _replayed(self, number: int, routes: np.ndarray) -> Float32[np.ndarray, " position"]:
         kept = ("replay", number, routes.tobytes())

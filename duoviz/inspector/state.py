@@ -28,8 +28,8 @@ class Inspector(Reading):
     """A model's routes on some texts, token by token, and what becomes of them when they are changed.
 
     The selection is a document, a token (the one that is predicted; None when nothing is selected) and a layer. The routes
-    called *yours* begin as those that the context gives to all tokens; `force`, `use` and `best_change` change them, and
-    every loss that is shown for a token has the earlier tokens on your routes.
+    called *yours* begin as those that the context gives to all tokens; `force`, `use` and `best_change` change them. In
+    `choices` and `landscape` the earlier tokens are on your routes; in `table` they are where the context has them.
 
     Args:
         engine: the model.
@@ -112,11 +112,10 @@ class Inspector(Reading):
             self.layer = self.layer if layer is None else layer
 
     def step(self, by: int) -> None:
-        """Move the selection by so many tokens, as far as there are any."""
+        """Move the selection by so many tokens, as far as there are any; without a selection, to the first."""
         places = 1 + np.flatnonzero(self._found.tokens.scored[self.document])
-        here = places[0] - 1 if self.token is None else self.token
-        place = int(np.clip(np.searchsorted(places, here) + by, 0, len(places) - 1)) if self.token else 0
-        self.select(token=int(places[place]))
+        place = 0 if self.token is None else np.searchsorted(places, self.token) + by
+        self.select(token=int(places[np.clip(place, 0, len(places) - 1)]))
 
     def release(self) -> None:
         """Select no token."""

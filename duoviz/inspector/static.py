@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 TABLE = 'style="border-collapse:collapse;font:13px sans-serif;margin:.4em 0;color:inherit"'
 CELL = 'style="padding:2px 8px;text-align:left;white-space:nowrap;border-bottom:1px solid rgba(127,127,127,.35)"'
-TOP = 5
 
 
 class Static:
@@ -53,7 +52,11 @@ def about(inspector: Inspector) -> str:
 def meaning(inspector: Inspector) -> tuple[str, str]:
     """What colours the tokens, and its unit."""
     _, text, unit = inspector.described
-    return f"{text}{', less A' if inspector.against_pin else ''}", unit
+    return f"{text}{_less(inspector)}", unit
+
+
+def _less(inspector: Inspector) -> str:
+    return ", less A" if inspector.compared else ""
 
 
 def chips(inspector: Inspector) -> str:
@@ -65,7 +68,7 @@ def chips(inspector: Inspector) -> str:
 def labels(inspector: Inspector) -> list[str]:
     """What is said of each token of the document, not escaped."""
     pieces, table = inspector.pieces(), inspector.table()
-    name, unit = f"{inspector.statistic}{', less A' if inspector.against_pin else ''}", meaning(inspector)[1]
+    name, unit = f"{inspector.statistic}{_less(inspector)}", inspector.described[2]
     values = [style.chip_label(value, unit) for value in inspector.values()]
     found = [f"{n} {style.visible(piece)}  not scored" for n, piece in enumerate(pieces)]
     names = ["small", "big", "oracle", "label_free", *(["router"] if inspector.router else [])]
@@ -102,14 +105,14 @@ def policies(table: pd.DataFrame) -> str:
     """What each policy chooses for the token and what is predicted then; a table of `frames.policies`."""
     rows = []
     for row in table.itertuples():
-        top = "  ".join(f"{style.token_text(text)} {share:.0%}" for text, share in row.top[:TOP])
+        top = "  ".join(f"{style.token_text(text)} {share:.0%}" for text, share in row.top)
         rows.append(
             [
                 style.escape(row.policy),
                 route(row.route),
                 f"{row.big}",
                 f"{row.loss_nats:.3f}",
-                "" if np.isnan(row.text_nats) else f"{row.text_nats:.3f}",
+                f"{row.text_nats:.3f}",
                 f"{row.rank}",
                 f"{row.share:.1%}",
                 f'<span style="font-family:monospace;white-space:normal">{top}</span>',

@@ -44,6 +44,7 @@ class View:
         self.token, self.effect, self.best = ipw.HTML(), ipw.HTML(), ipw.HTML()
         self.progress = ipw.FloatProgress(0, min=0, max=1, layout={"width": "160px", "display": "none"})
         self.controls = self._make_controls()
+        self._connect()
         self.layers = self._make_layers()
         self.plots: dict[str, Plot] = {}
         self._refreshers: list[tuple[set[str], Callable[[], None]]] = [
@@ -102,14 +103,18 @@ class View:
         }
         for name, policy in USES.items():  # "all small" is "all skip" where no small FFN is searched
             made[f"use {policy}"] = self._button(name, partial(self._use, policy), f"take the route of {policy}")
-        for name in FOLLOWED:
-            made[name].observe(self._guarded(partial(self._follow, name)), "value")
-        made["document"].observe(self._guarded(lambda change: inspector.select(document=change["new"])), "value")
-        for name in ("context", "searched", "scope"):
-            made[name].observe(self._guarded(lambda change: self._analyse()), "value")
         made["cancel"].disabled = True
-        self.chips.on_msg(self._guarded(lambda widget, message, buffers: self._key(message)))
         return made
+
+    def _connect(self) -> None:
+        """Have the choices that are made followed."""
+        for name in FOLLOWED:
+            self.controls[name].observe(self._guarded(partial(self._follow, name)), "value")
+        select = self._guarded(lambda change: self.inspector.select(document=change["new"]))
+        self.controls["document"].observe(select, "value")
+        for name in ("context", "searched", "scope"):
+            self.controls[name].observe(self._guarded(lambda change: self._analyse()), "value")
+        self.chips.on_msg(self._guarded(lambda widget, message, buffers: self._key(message)))
 
     def _button(self, name: str, work: Callable[[], None], tip: str) -> ipw.Button:
         button = ipw.Button(description=name, tooltip=tip, layout={"width": "auto"})

@@ -112,8 +112,9 @@ class Inspection:
         count = space.count()
         with self._scoped(analysis.question):
             if count <= AUTO_EXHAUSTIVE:
-                at: dict[str, Any] = {"seq": document, "position": position, "context": taken}
-                return Landscape(space.enumerate(), oracle.landscape(self.lm, analysis.tokens, space, **at), count)
+                tokens = analysis.tokens
+                every = oracle.landscape(self.lm, tokens, space, seq=document, position=position, context=taken)
+                return Landscape(space.enumerate(), every, count)
             drawn = space.sample(DRAWN, seed=self.study.seed)
             return Landscape(drawn, self._predict(analysis, document, position, taken, drawn).loss_nats, count)
 
