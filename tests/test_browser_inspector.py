@@ -102,6 +102,8 @@ def chips(page):
 def click_token(page, token):
     chips(page).locator(f"span[data-token='{token}']").click()
     page.wait_for_function(f"{SELECTED} === '{token}'")
+    told = f"[...document.querySelectorAll('.widget-html-content')].some(e => e.innerText.startsWith('token {token} '))"
+    page.wait_for_function(told)  # the numbers follow the selection
 
 
 def row(page, policy):
