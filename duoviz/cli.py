@@ -1,4 +1,4 @@
-"""The shell: `python -m duoviz train|oracle|router|report|score|bench`."""
+"""The shell: `python -m duoviz train|convert|oracle|router|report|score|bench`."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ Source = Annotated[
 ]
 Documents = Annotated[int, typer.Option(help="Number of documents; one block of tokens is taken from each.")]
 Length = Annotated[int, typer.Option(help="Tokens of a block.")]
+Sources = Annotated[str, typer.Option(help="Corpus sources of training text in equal parts, separated by commas.")]
+MicroRows = Annotated[int, typer.Option(help="Sequences in one forward pass.")]
 Seed = Annotated[int, typer.Option(help="Seed of every draw.")]
 
 
@@ -120,6 +122,7 @@ def router(
     skip: Annotated[float, typer.Option(help="Share of skipped layers asked for.")] = 0.0,
     small: Annotated[float | None, typer.Option(help="Share of small layers; what is left if not given.")] = None,
     tokens: Annotated[int, typer.Option(help="Training tokens.")] = 1_000_000,
+    sources: Sources = "python-prose,python-code",
     model: Model = str(SHIPPED),
     seed: Seed = 0,
 ) -> None:
@@ -128,7 +131,7 @@ def router(
     from . import study
 
     mixture = routers.Mixture(big=big, small=_rest(big, skip) if small is None else small, skip=skip)
-    made, log = study.train_router(model, out, mixture=mixture, tokens=tokens, seed=seed)
+    made, log = study.train_router(model, out, mixture=mixture, tokens=tokens, sources=sources.split(","), seed=seed)
     print(log.iloc[[0, -1]].to_string(index=False))
     print(json.dumps({"asked": made.facts["mixture"], "realised on calibration text": made.facts["calibrated"]}))
     print(f"the router is in {out}")
@@ -137,14 +140,16 @@ def router(
 @_command
 def train(
     out: Annotated[Path, typer.Option(help="Folder of the run; a run that was cut off goes on from there.")],
-    preset: Annotated[str, typer.Option(help="tiny (the shipped model) or paper (1.4 B parameters).")] = "tiny",
+    preset: Annotated[
+        str,
+        typer.Option(help="tiny (the shipped model), tiny-opt (the shipped dense one) or paper (1.4 B parameters)."),
+    ] = "tiny",
+    width: Annotated[int | None, typer.Option(help="Width of the big FFN; the preset's if not given.")] = None,
     tokens: Annotated[int | None, typer.Option(help="Training tokens; the preset's if not given.")] = None,
-    sources: Annotated[
-        str, typer.Option(help="Corpus sources in equal parts, separated by commas.")
-    ] = "python-prose,python-code",
-    big: Annotated[float, typer.Option(help="Probability of the big FFN.")] = 0.5,
+    sources: Sources = "python-prose,python-code",
+    big: Annotated[float, typer.Option(help="Probability of the big FFN; 1 trains a dense model.")] = 0.5,
     skip: Annotated[float, typer.Option(help="Probability of a skip; the rest is small.")] = 0.0,
-    micro_rows: Annotated[int, typer.Option(help="Sequences in one forward pass.")] = 16,
+    micro_rows: MicroRows = 16,
     start: Annotated[
         Path | None, typer.Option(help="Start from this Duo folder; the learning rate is warmed up again.")
     ] = None,
@@ -160,7 +165,7 @@ def train(
     if preset not in training.PRESETS:
         raise ValueError(f"preset {preset!r}: allowed are {', '.join(training.PRESETS)}")
     shape = training.PRESETS[preset]
-    shape = replace(shape, tokens=shape.tokens if tokens is None else tokens)
+    shape = replace(shape, tokens=shape.tokens if tokens is None else tokens, big=shape.big if width is None else width)
     plan = training.Stage1(
         out=out,
         preset=shape,
@@ -174,6 +179,45 @@ def train(
     with store.only_writer(out / "training.lock"):
         folder = training.train(plan)
     print(f"the model is in {folder}")
+
+
+@_command
+def convert(
+    model: Annotated[str, typer.Option(help="Folder or Hub id of a dense model.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run; a run that was cut off goes on from there.")],
+    small: Annotated[
+        int | None, typer.Option(help="Width of the small FFNs; a sixteenth of the big if not given.")
+    ] = None,
+    begin: Annotated[str, typer.Option(help="neurons (the big FFN's most used ones, rescaled) or random.")] = "neurons",
+    tokens: Annotated[int, typer.Option(help="Training tokens; 0 for none.")] = 1_000_000,
+    frozen: Annotated[
+        bool, typer.Option("--frozen/--together", help="Train the small FFNs alone, or all weights.")
+    ] = True,
+    distil: Annotated[
+        float, typer.Option(help="Weight of the dense model's predictions against the text: 0 to 1.")
+    ] = 0.0,
+    learning_rate: Annotated[float, typer.Option(help="Its peak.")] = 1e-3,
+    sources: Sources = "python-prose,python-code",
+    micro_rows: MicroRows = 16,
+    seed: Seed = 0,
+) -> None:
+    """Give a dense model small FFNs and train them with random routes. Repeat the command to resume."""
+    from . import study
+
+    folder = study.train_small(
+        model,
+        out,
+        small=small,
+        begin=begin,
+        tokens=tokens,
+        frozen=frozen,
+        distil=distil,
+        learning_rate=learning_rate,
+        sources=sources.split(","),
+        micro_rows=micro_rows,
+        seed=seed,
+    )
+    print(f"the Duo model is in {folder}")
 
 
 @_command

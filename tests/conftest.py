@@ -9,6 +9,7 @@ import torch
 from transformers import LlamaConfig
 
 from duoviz import model
+from duoviz.families import FAMILIES
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 FLAGS = [
@@ -52,6 +53,45 @@ def tiny_model(*, layers=4, hidden=32, heads=4, kv_heads=2, vocab=61, context=48
             if name.endswith("bias") or "norm" in name:
                 torch.nn.init.uniform_(parameter, 0.5, 1.5)
     return model.LanguageModel(made)
+
+
+SHAPES = {
+    "llama": {"num_key_value_heads": 2},
+    "mistral": {"num_key_value_heads": 2, "head_dim": 8, "sliding_window": 5},
+    "qwen2": {"num_key_value_heads": 2, "use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1},
+    "qwen3": {"num_key_value_heads": 2, "head_dim": 16},
+    "opt": {"init_std": 0.18},
+    "gpt2": {},
+    "gpt_neox": {},
+    "phi": {"num_key_value_heads": 2, "partial_rotary_factor": 0.5},
+}
+"""What a small dense model of each family has of its own: grouped queries, sliding windows (in Qwen2 from layer 1 on)."""
+
+
+def dense_model(name, *, layers=3, vocab=61, context=48, seed=0, **fields):
+    """A dense model of a family with random weights, biases and norms."""
+    torch.manual_seed(seed)
+    entry = FAMILIES[name]
+    shape = {
+        "vocab_size": vocab,
+        "hidden_size": 32,
+        entry.width: 48,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "max_position_embeddings": context,
+        "initializer_range": 32**-0.5,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+        "pad_token_id": None,
+    }
+    made = entry.causal_lm(entry.config(**{**shape, **SHAPES[name], **fields}))
+    for module in made.modules():
+        for own, parameter in module.named_parameters(recurse=False):
+            if own == "bias":
+                torch.nn.init.uniform_(parameter, -0.5, 0.5)
+            elif "Norm" in type(module).__name__:
+                torch.nn.init.uniform_(parameter, 0.5, 1.5)
+    return made.eval()
 
 
 @pytest.fixture(scope="session")

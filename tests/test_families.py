@@ -1,12 +1,273 @@
-from dataclasses import replace
-from operator import attrgetter
+"""Every family does what a Duo model must; what passes is the table in the README."""
 
+import os
+from functools import lru_cache
+from operator import attrgetter
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
-from conftest import tiny_model
+from conftest import SHAPES, dense_model
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModelForCausalLM, BloomConfig, LlamaConfig, OPTConfig
+from transformers.utils import logging
 
-from duoviz import model
+from duoviz import branching, model, oracle, router, routes
+from duoviz.convert import convert
 from duoviz.families import FAMILIES, family
+from duoviz.model import RandomPolicy
+from duoviz.routes import BIG, SKIP
+
+logging.set_verbosity_error()
+logging.disable_progress_bar()
+README = Path(__file__).resolve().parents[1] / "README.md"
+IDS = np.random.default_rng(0).integers(0, 61, (3, 12))
+X = torch.from_numpy(IDS)
+MIXED = RandomPolicy(0.4, 0.3, 0.3, seed=3).routes(3, 12, 3).numpy()
+
+
+def stored(name, folder, **options):
+    """A dense checkpoint as a stranger would have it, in several files, and its model."""
+    dense = dense_model(name)
+    dense.save_pretrained(folder, max_shard_size="20kB", **options)
+    assert len(list(folder.glob("*.safetensors"))) > 1
+    return dense
+
+
+def duo(name, folder, scope="ffn"):
+    """A Duo model on that checkpoint, whose small FFNs do something of their own."""
+    stored(name, folder / "dense")
+    made = convert(folder / "dense", X, small=8, begin="random")
+    made.config.skip_scope = scope
+    for layer in made.decoder_layers:
+        for parameter in layer.duo_ffn.small.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+    return model.LanguageModel(made)
+
+
+def all_big_is_the_dense_model(name, folder):
+    dense = stored(name, folder)
+    lm = model.load(folder, choices="-B")
+    wanted = dense(X).logits
+    for way in ({}, {"duo_routes": torch.full((3,), BIG)}):
+        torch.testing.assert_close(lm.model(X, **way).logits, wanted, atol=1e-5, rtol=1e-5)
+    head = lm.head.logits(lm.hidden(lm.check(IDS)))
+    torch.testing.assert_close(head, wanted, atol=1e-5, rtol=1e-5)
+
+
+def trie_equals_brute_force(name, folder):
+    for scope in ("ffn", "block"):
+        lm, space = duo(name, folder / scope, scope), routes.Space(3, "-SB")
+        texts, position = 2, 8
+        ids = IDS[:texts]
+        land = oracle.landscape(lm, ids, space, seq=1, position=position, context="reference:BSB")
+        every = np.broadcast_to(routes.from_text("BSB"), (space.count(), 11, 3)).copy()
+        every[:, position] = space.enumerate()
+        brute = lm.score(np.repeat(ids[1:], space.count(), 0), every)[:, position]
+        np.testing.assert_allclose(land, brute, atol=1e-5)
+        apart = np.array([0, 1, 1]), np.array([3, 2, 9]), MIXED[0, :3]  # each at its own text and position
+        everywhere = np.full((texts, 12, 3), BIG, np.int8)
+        branches = branching.Branches(lm, ids, everywhere, width=64)
+        hidden = torch.cat([part for _, part in branches.scattered(*apart)])
+        for row, (text, place, route) in enumerate(zip(*apart)):
+            one = everywhere.copy()
+            one[text, place] = route
+            wanted = lm.hidden(lm.check(ids), duo_routes=torch.from_numpy(one))[text, place]
+            torch.testing.assert_close(hidden[row], wanted, atol=1e-5, rtol=1e-5)
+        found = oracle.search(lm, ids, routes.Space(3, "-SB", big=1), context="committed")
+        assert found.replay_error < 1e-5
+        uniform = oracle.search(lm, ids, space, context="uniform")
+        alone = np.stack([lm.score(ids, route) for route in space.enumerate()]).min(0)
+        np.testing.assert_allclose(uniform.loss_nats, alone, atol=1e-5)
+
+
+def skip_leaves_out_what_it_says(name, folder):
+    lm = duo(name, folder, "block")
+    tokens = lm.check(IDS)
+    nothing = torch.full((3,), SKIP, dtype=torch.int8)
+    kept = []
+    hook = lm.model.decoder_layers[0].register_forward_pre_hook(lambda _, args: kept.append(args[0]))
+    bypassed = lm.hidden(tokens, duo_routes=nothing)
+    hook.remove()
+    assert torch.equal(bypassed, kept[0])  # every block skipped: the embeddings
+    lm.model.config.skip_scope = "ffn"
+    attended = lm.hidden(tokens, duo_routes=nothing)
+    for layer in lm.model.decoder_layers:  # the same as FFNs that give nothing
+        for parameter in layer.duo_ffn.small.parameters():
+            torch.nn.init.zeros_(parameter)
+    silent = lm.hidden(tokens, duo_routes=torch.ones(3, dtype=torch.int8))
+    torch.testing.assert_close(attended, silent, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(attended, bypassed, atol=1e-3)
+
+
+def generate_is_the_same_with_and_without_cache(name, folder):
+    for scope in ("ffn", "block"):
+        lm = duo(name, folder / scope, scope)
+        way = {"duo_policy": RandomPolicy(0.4, 0.4, 0.2, seed=5), "max_new_tokens": 8, "do_sample": False}
+        found = [
+            lm.model.generate(X, attention_mask=torch.ones_like(X), use_cache=cached, pad_token_id=0, **way)
+            for cached in (True, False)
+        ]
+        assert found[0].shape == (3, 20)
+        assert torch.equal(*found)
+
+
+def saved_models_open_as_duo_and_as_dense(name, folder):
+    lm = duo(name, folder)
+    chosen = torch.from_numpy(MIXED)
+    wanted = {way: lm.model(X, duo_routes=way).logits for way in (None, chosen)}
+    for _ in range(2):  # a second round finds what the first might have renamed
+        lm.model.save_pretrained(folder / "duo", max_shard_size="20kB")
+        lm = model.load(folder / "duo")
+        for way, logits in wanted.items():
+            assert torch.equal(lm.model(X, duo_routes=way).logits, logits)
+        dense = FAMILIES[name].causal_lm.from_pretrained(folder / "duo")
+        torch.testing.assert_close(dense(X).logits, wanted[None], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(lm.model.dense()(X).logits, wanted[None], atol=1e-5, rtol=1e-5)
+    assert type(AutoModelForCausalLM.from_pretrained(folder / "duo")) is type(lm.model)
+
+
+def sizes_and_flops_are_counted(name, folder):
+    lm = duo(name, folder)
+    lm.model.set_attn_implementation("eager")
+    for shares in ((1.0, 0.0, 0.0), (0.3, 0.4, 0.3)):
+        chosen = RandomPolicy(*shares).routes(2, 9, 3)
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            lm.model(X[:2, :9], duo_routes=chosen, use_cache=False)
+        assert counter.get_total_flops() == model.forward_flops(lm.model, chosen.numpy())
+    groups, matrices = model.parameter_groups(lm.model), FAMILIES[name].ffn_matrices
+    for kind, width in (("small", 8), ("big", 48)):
+        biases = groups[kind] - 3 * matrices * 32 * width
+        assert biases in (0, 3 * (width + 32))
+    positions = 0 if name not in ("gpt2", "opt") else 48 + 2 * (name == "opt")
+    ends = 2 - lm.model.config.tie_word_embeddings
+    assert groups["embedding"] in (32 * (61 * ends + positions), 32 * (61 * ends + positions) + 61)  # a head's bias
+
+
+def routers_learn(name, folder):
+    lm = duo(name, folder)
+    rows = np.tile(np.arange(16), (8, 2)) % 61
+    mixture = router.Mixture(big=0.5, small=0.3, skip=0.2)
+    made, log = router.train(lm, rows, router.Stage3(mixture, tokens=60 * 256, rows=8, alpha=0.0))
+    assert log["loss_nats"].iloc[-5:].mean() < log["loss_nats"].iloc[:5].mean()
+    chosen, losses = made.run(lm, IDS)
+    np.testing.assert_allclose(losses, lm.score(IDS, chosen), atol=1e-5)
+
+
+def small_ffns_begin_as_the_big_ones_neurons(name, folder):
+    stored(name, folder)
+    lm = model.load(folder, choices="-B")
+    nearly = convert(folder, X, small=47)  # all neurons but the least used
+    for layer, dense_layer in zip(nearly.decoder_layers, lm.model.decoder_layers):
+        x = torch.randn(5, 32)
+        big = layer.duo_ffn.big(x)
+        torch.testing.assert_close(big, dense_layer.duo_ffn.big(x))
+        off = (layer.duo_ffn.small(x) - big).norm() / big.norm()
+        assert off < 0.4
+    few, noise = convert(folder, X, small=12), convert(folder, X, small=12, begin="random")
+    targets = lm.model(X).logits.log_softmax(-1)
+    apart = []
+    for made in (few, noise):
+        found = made(X, duo_routes=torch.ones(3, dtype=torch.int8)).logits.log_softmax(-1)
+        apart.append(torch.nn.functional.kl_div(found, targets, reduction="batchmean", log_target=True))
+    assert apart[0] < apart[1]
+
+
+def checkpointing_gives_the_same_gradients(name, folder):
+    found = []
+    for checkpointed in (False, True):
+        lm = duo(name, folder / str(checkpointed))
+        for module in lm.model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        for layer in lm.model.decoder_layers:
+            layer.dropout = 0.0  # OPT's
+        if checkpointed:
+            lm.model.activation_checkpointing_enable()
+        lm.model.train()
+        policy = RandomPolicy(0.4, 0.4, 0.2, seed=1)
+        lm.model(X, labels=X, duo_policy=policy, use_cache=False).loss.backward()
+        found.append({own: parameter.grad for own, parameter in lm.model.named_parameters()})
+    for own, gradient in found[0].items():
+        assert gradient is not None, own
+        torch.testing.assert_close(gradient, found[1][own])
+
+
+def half_precision_stays_near(name, folder):
+    stored(name, folder)
+    exact = model.load(folder, choices="-B").score(IDS, "B-B")
+    for dtype in ("bfloat16", "float16"):
+        lm = model.load(folder, choices="-B", dtype=dtype)
+        assert str(lm.model.dtype) == f"torch.{dtype}"
+        losses = lm.score(IDS, "B-B")
+        assert losses.dtype == np.float32
+        assert abs(losses - exact).max() < 0.3
+        found = oracle.search(lm, IDS, routes.Space(3, "-B"), context="reference:big")
+        assert np.isfinite(found.loss_nats).all()
+    assert model.load(folder, choices="-B", dtype="auto").model.dtype == torch.float32
+
+
+FEATURES = {
+    "all big = dense": all_big_is_the_dense_model,
+    "trie = brute force": trie_equals_brute_force,
+    "skip scopes": skip_leaves_out_what_it_says,
+    "generate": generate_is_the_same_with_and_without_cache,
+    "save, load": saved_models_open_as_duo_and_as_dense,
+    "FLOPs": sizes_and_flops_are_counted,
+    "router": routers_learn,
+    "convert": small_ffns_begin_as_the_big_ones_neurons,
+    "gradient checkpointing": checkpointing_gives_the_same_gradients,
+    "bf16, fp16": half_precision_stays_near,
+}
+
+
+@lru_cache
+def failure(name, feature, folder):
+    """What goes wrong with a feature of a family; None where it passes."""
+    try:
+        FEATURES[feature](name, folder / name / feature.replace(" ", "-"))
+    except Exception as error:
+        return error
+    return None
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("families")
+
+
+@pytest.mark.parametrize("feature", FEATURES)
+@pytest.mark.parametrize("name", sorted(FAMILIES))
+def test_a_family_has_a_feature(name, feature, folder):
+    if error := failure(name, feature, folder):
+        raise error
+
+
+def test_the_readme_says_what_passes(folder):
+    """With UPDATE_README=1 the table is written."""
+    lines = ["| " + " | ".join(["family", *FEATURES, "here with"]) + " |", "|---" * (len(FEATURES) + 2) + "|"]
+    for name, entry in sorted(FAMILIES.items()):
+        passed = ["no" if failure(name, feature, folder) else "yes" for feature in FEATURES]
+        lines.append("| " + " | ".join([entry.causal_lm.__name__, *passed, ", ".join(traits(name)) or "-"]) + " |")
+    before, _, rest = README.read_text().partition("<!-- families -->\n")
+    shown, _, after = rest.partition("\n<!-- families -->")
+    table = "\n".join(lines)
+    if os.environ.get("UPDATE_README"):
+        README.write_text(f"{before}<!-- families -->\n{table}\n<!-- families -->{after}")
+    else:
+        assert shown == table, "the table is out of date: UPDATE_README=1 writes it"
+
+
+def traits(name):
+    """What the tested model of a family has beyond plain attention and sequential residuals."""
+    config = dense_model(name).config
+    if getattr(config, "num_key_value_heads", None) not in (None, config.num_attention_heads):
+        yield "grouped queries"
+    if getattr(config, "sliding_window", None):
+        yield "sliding windows"
+    if name == "phi" or getattr(config, "use_parallel_residual", False):
+        yield "parallel residual"
 
 
 @pytest.mark.parametrize("name", sorted(FAMILIES))
@@ -14,38 +275,63 @@ def test_an_entry_says_where_the_parts_of_its_dense_model_are(name):
     entry = family(name)
     assert family(f"duo_{name}") is entry
     assert entry.config.model_type == entry.name == name
-    config = entry.config(vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=2)
-    setattr(config, entry.width, 48)
-    with torch.device("meta"):
-        dense = entry.causal_lm(config)
-        ffn = entry.build_ffn(config)
+    dense = dense_model(name)
+    ffn = entry.build_ffn(dense.config)
     layers = attrgetter(entry.layers)(dense)
-    assert len(layers) == 2
+    assert len(layers) == 3
     assert isinstance(attrgetter(entry.final_norm)(dense), torch.nn.Module)
-    own = attrgetter(entry.ffn)(layers[0])
-    assert {n: p.shape for n, p in own.named_parameters()} == {n: p.shape for n, p in ffn.named_parameters()}
-    matrices = [p for p in ffn.parameters() if p.ndim == 2]
-    assert [sorted(p.shape) for p in matrices] == [[32, 48]] * entry.ffn_matrices
+    own = entry.find_ffn(layers[0])
+    linears = [[attrgetter(path)(one) for path in (*entry.into, entry.out)] for one in (own, ffn)]
+    assert [linear.weight.shape for linear in linears[0]] == [linear.weight.shape for linear in linears[1]]
+    assert all(sorted(linear.weight.shape) == [32, 48] for linear in linears[0])
+    assert entry.ffn_width(dense.config) == 48
+    assert name in SHAPES
 
 
-def test_a_duo_model_names_its_family():
-    lm = tiny_model()
-    assert family(lm.model.config.model_type) is lm.model.family is FAMILIES["llama"]
-    assert lm.model.final_norm is lm.model.model.norm
-    assert list(lm.model.decoder_layers) == list(lm.model.model.layers)
-    assert lm.model.decoder_layers[0].mlp.small.up_proj.weight.shape == (8, 32)
+def test_a_gpt2_that_does_not_say_its_width_has_four_times_the_hidden_size():
+    assert FAMILIES["gpt2"].ffn_width(dense_model("gpt2", n_inner=None).config) == 128
 
 
-@pytest.mark.parametrize("unknown", ["gpt2", "bert", "duo_bert", ""])
+def test_parallel_residuals_can_be_off(folder):
+    dense = dense_model("gpt_neox", use_parallel_residual=False)
+    dense.save_pretrained(folder / "sequential")
+    lm = model.load(folder / "sequential", choices="-B")
+    torch.testing.assert_close(lm.model(X).logits, dense(X).logits, atol=1e-5, rtol=1e-5)
+    assert oracle.search(lm, IDS, routes.Space(3, "-B"), context="committed").replay_error < 1e-5
+
+
+@pytest.mark.parametrize("unknown", ["bloom", "bert", "duo_bert", ""])
 def test_an_unsupported_family_is_an_error_that_names_the_supported_ones(unknown):
     with pytest.raises(ValueError, match=f"model family '{unknown}' is not supported: supported are .*llama"):
         family(unknown)
 
 
-def test_a_configuration_of_another_family_is_refused():
-    other = replace(FAMILIES["llama"], name="other")
-    dense = type("OtherConfig", (other.config,), {"model_type": other.name})()
-    with pytest.raises(ValueError, match="model family 'other' is not supported"):
-        model.config_for(dense, small_width=4)
+def test_checkpoints_that_cannot_become_duo_models(tmp_path):
+    def refused(config, message, **fields):
+        config.save_pretrained(tmp_path)
+        if fields:
+            import json
+
+            path = tmp_path / "config.json"
+            path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+        with pytest.raises(ValueError, match=message):
+            model.load(tmp_path, choices="-B")
+
+    refused(BloomConfig(), "model family 'bloom' is not supported: supported are gpt2, gpt_neox, llama")
+    refused(OPTConfig(do_layer_norm_before=False), "this opt model cannot be a Duo model: it normalises after each")
+    refused(OPTConfig(hidden_size=64, word_embed_proj_dim=32), "its embeddings are narrower than its layers")
+    refused(family("gpt2").config(add_cross_attention=True), "it attends to an encoder")
+    refused(LlamaConfig(), "comes with code of its own", auto_map={"AutoModelForCausalLM": "modeling_x.X"})
+    refused(LlamaConfig(), "is quantised: give a checkpoint in", quantization_config={"quant_method": "awq"})
+    with pytest.raises(ValueError, match="model family 'bloom' is not supported"):
+        model.config_for(BloomConfig(), small_width=4)
     with pytest.raises(ValueError, match="small_intermediate_size 0: at least 1"):
-        model.config_for(FAMILIES["llama"].config(), small_width=0)
+        model.config_for(LlamaConfig(), small_width=0)
+
+
+def test_a_duo_model_names_its_family():
+    lm = model.load(README.parent / "data" / "duo-tiny")
+    assert family(lm.model.config.model_type) is lm.model.family is FAMILIES["llama"]
+    assert lm.model.final_norm is lm.model.model.norm
+    assert list(lm.model.decoder_layers) == list(lm.model.model.layers)
+    assert lm.model.decoder_layers[0].mlp.small.up_proj.weight.shape == (32, 128)

@@ -132,7 +132,7 @@ def _bounding(lm: LanguageModel) -> int:
 def _products(lm: LanguageModel, trie: Trie, *, texts: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """The matrix products of one position of some texts: projections, FFNs and the bounding head."""
     config, d = lm.model.config, lm.model.config.hidden_size
-    width, narrow = getattr(config, lm.model.family.width), config.small_intermediate_size
+    width, narrow = lm.model.family.ffn_width(config), config.small_intermediate_size
     parents = [1, *(len(nodes) for nodes in trie.choices[:-1])]
     make = partial(torch.randn, device=lm.device)
     for above, choices in zip(parents, trie.choices):
@@ -248,7 +248,7 @@ def _dispatch(lm: LanguageModel, rounds: int) -> Iterator[Row]:
 def _stage_1(lm: LanguageModel, rounds: int) -> Row:
     """Forward and backward over 16 x 256 tokens with random routes, beside a dense model of as many FLOPs."""
     config = lm.model.config
-    width = (getattr(config, lm.model.family.width) + config.small_intermediate_size) // 2
+    width = (lm.model.family.ffn_width(config) + config.small_intermediate_size) // 2
     fields = {**config.to_dict(), lm.model.family.width: width, "model_type": lm.model.family.name}
     dense = lm.model.family.causal_lm(lm.model.family.config(**fields)).to(lm.device, lm.model.dtype)
     ids = torch.randint(0, lm.vocab, (16, 256), device=lm.device)

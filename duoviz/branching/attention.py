@@ -26,8 +26,14 @@ class Prefix(Protocol):
     def take(self, key: Float[Tensor, "batch kv_head branch width"], value: Tensor) -> None:
         """Is shown the branches' own keys and values."""
 
-    def over(self, query: Rows, scaling: float) -> tuple[Rows, Sums]:
-        """Attention to the prefix alone, and the log-sum-exp of its scores; -inf where it is empty."""
+    def over(self, query: Rows, scaling: float, window: int | None = None) -> tuple[Rows, Sums]:
+        """Attention to the prefix alone, and the log-sum-exp of its scores; -inf where it is empty.
+
+        Args:
+            query: of the branches.
+            scaling: factor of the scores.
+            window: tokens that a branch sees at most, itself included; None is all.
+        """
 
 
 @dataclass(frozen=True)
@@ -49,11 +55,12 @@ class Lockstep:
         if self.write:
             self.keys[:, :, self.length], self.values[:, :, self.length] = key[:, :, 0], value[:, :, 0]
 
-    def over(self, query: Rows, scaling: float) -> tuple[Rows, Sums]:
-        if self.length == 0:
+    def over(self, query: Rows, scaling: float, window: int | None = None) -> tuple[Rows, Sums]:
+        seen = slice(max(0, self.length + 1 - window) if window else 0, self.length)
+        if seen.start == seen.stop:
             return torch.zeros_like(query), query.new_full(query.shape[:-1], -torch.inf, dtype=torch.float32)
         rows = query.flatten(2, 3)
-        out, lse = over_prefix(rows, self.keys[:, :, : self.length], self.values[:, :, : self.length], scaling)
+        out, lse = over_prefix(rows, self.keys[:, :, seen], self.values[:, :, seen], scaling)
         return out.view(query.shape), lse.view(query.shape[:-1])
 
 
@@ -79,23 +86,26 @@ class Scattered:
         first = counts.cumsum(0) - counts
         self.place = which, torch.arange(len(texts), device=texts.device) - first[which]  # in a grid [text, branch]
         self.empty = lengths == 0
-        visible = lengths.new_ones(len(used), most).index_put(
-            self.place, lengths.clamp(min=1)
+        self.lengths = lengths.new_ones(len(used), most, 1).index_put(
+            self.place, lengths.clamp(min=1)[:, None]
         )  # a row may not be empty
-        self.seen = torch.arange(longest, device=texts.device) < visible[..., None]
+        self.tokens = torch.arange(longest, device=texts.device)
 
     def take(self, key: Tensor, value: Tensor) -> None:
         pass
 
-    def over(self, query: Rows, scaling: float) -> tuple[Rows, Sums]:
+    def over(self, query: Rows, scaling: float, window: int | None = None) -> tuple[Rows, Sums]:
         _, heads, groups, _, width = query.shape
-        grid = query.new_zeros(*self.seen.shape[:2], heads, groups, width)
+        seen = self.tokens < self.lengths
+        if window:
+            seen &= self.tokens >= self.lengths + 1 - max(2, window)
+        grid = query.new_zeros(*seen.shape[:2], heads, groups, width)
         grid[self.place] = query[0].permute(2, 0, 1, 3)
         rows = grid.permute(0, 2, 3, 1, 4).flatten(2, 3)
-        out, lse = over_prefix(rows, self.keys, self.values, scaling, self.seen.repeat(1, groups, 1))
+        out, lse = over_prefix(rows, self.keys, self.values, scaling, seen.repeat(1, groups, 1))
         back = out.view(len(rows), heads, groups, -1, width).permute(0, 3, 1, 2, 4)[self.place]
         sums = lse.view(len(rows), heads, groups, -1).permute(0, 3, 1, 2)[self.place].permute(1, 2, 0)
-        return back.permute(1, 2, 0, 3)[None], sums.masked_fill(self.empty, -torch.inf)[None]
+        return back.permute(1, 2, 0, 3)[None], sums.masked_fill(self.empty | (window == 1), -torch.inf)[None]
 
 
 def attend(
@@ -107,6 +117,7 @@ def attend(
     *,
     scaling: float,
     duo_prefix: Prefix,
+    sliding_window: int | None = None,
     **kwargs: Any,
 ) -> tuple[Float[Tensor, "batch branch head width"], None]:
     """Attention of branches to a prefix and each to itself.
@@ -117,12 +128,13 @@ def attend(
         attention_mask: None; the prefix says what a branch sees.
         scaling: factor of the scores.
         duo_prefix: the prefix.
+        sliding_window: tokens that a branch sees at most, itself included.
     """
     duo_prefix.take(key, value)
     batch, heads, branches, width = query.shape
     rows = query.reshape(batch, key.shape[1], -1, branches, width)
     own = torch.einsum("tkgbw,tkbw->tkgb", rows, key) * scaling
-    shared, lse = duo_prefix.over(rows, scaling)
+    shared, lse = duo_prefix.over(rows, scaling, sliding_window)
     share = torch.sigmoid(own.float() - lse)[..., None].to(query.dtype)
     out = torch.lerp(shared, value[:, :, None].expand_as(shared), share)
     return out.reshape(batch, heads, branches, width).transpose(1, 2), None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int8, Int64
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import DynamicCache
 
 from ..model import DuoFFN, LanguageModel
@@ -59,8 +60,8 @@ class _LeaveOut:
         untouched = before if skip_scope == "block" else skipped
         return {
             SKIP: lambda at: untouched[at],
-            SMALL: lambda at: skipped[at] + ffn.small(x[at]),
-            BIG: lambda at: skipped[at] + ffn.big(x[at]),
+            SMALL: lambda at: skipped[at] + ffn.small(x[at].contiguous()),
+            BIG: lambda at: skipped[at] + ffn.big(x[at].contiguous()),
         }
 
 
@@ -106,12 +107,12 @@ class Branches:
     ) -> None:
         self.lm, self.width = lm, width
         self.layers: list[Any] = list(lm.model.decoder_layers)
-        self._piece = max(1, CACHED // getattr(lm.model.config, lm.model.family.width))  # rows of an FFN at one time
+        self._piece = max(1, CACHED // lm.model.family.ffn_width(lm.model.config))  # rows of an FFN at one time
         scope = lm.model.config.skip_scope
         self._fused = [Fused(layer, skip_scope=scope) for layer in self.layers] if applies(lm.model) else []
         _keep_freed_memory()
-        cache = DynamicCache(config=lm.model.config)
-        with torch.no_grad(), _first_layer_call(self.layers[0]) as call:
+        cache = DynamicCache()  # without the configuration, which may have it forget what leaves a sliding window
+        with torch.no_grad(), _calls(self.layers[:1]) as calls:
             lm.model(
                 torch.from_numpy(ids).to(lm.device),
                 duo_routes=torch.from_numpy(routes).to(lm.device),
@@ -120,6 +121,7 @@ class Branches:
                 logits_to_keep=1,
             )
         self.work = Work()
+        (call,) = calls
         self.inputs = call["hidden_states"]
         self._kwargs = {name: call[name] for name in ("position_embeddings", "position_ids") if name in call}
         written: list[Any] = cache.layers
@@ -253,17 +255,16 @@ def uniform_leaves(
     """The last layer's output when all tokens take one route, leaf by leaf: whole texts, beginnings of routes shared."""
     layers: list[Any] = list(lm.model.decoder_layers)
     scope = lm.model.config.skip_scope
-    with _first_layer_call(layers[0]) as call:
+    with _calls(layers) as calls:
         lm.model(torch.from_numpy(ids).to(lm.device), use_cache=False, logits_to_keep=1)
-    x = call.pop("hidden_states")
-    call.pop("duo_routing", None)
+    x = calls[0]["hidden_states"]
 
     def below(level: int, node: int, x: Tensor) -> Iterator[tuple[int, Tensor]]:
         if level == len(layers):
             yield node, x
             return
         routing = _LeaveOut()
-        skipped = layers[level](x, duo_routing=routing, **call)
+        skipped = layers[level](**{**calls[level], "hidden_states": x, "duo_routing": routing})
         outputs = routing.outputs(layers[level].duo_ffn, x, skipped, scope)
         for child in range(int(trie.children[level][node]), int(trie.children[level][node + 1])):
             yield from below(level + 1, child, outputs[int(trie.choices[level][child])](slice(None)).view(x.shape))
@@ -285,15 +286,17 @@ def _keep_freed_memory() -> None:
 
 
 @contextmanager
-def _first_layer_call(layer: nn.Module) -> Iterator[dict[str, Any]]:
-    """What the first decoder layer is called with: embeddings and positions, whatever the family."""
-    seen: dict[str, Any] = {}
+def _calls(layers: Sequence[Any]) -> Iterator[list[dict[str, Any]]]:
+    """What each of some decoder layers is called with, by name: hidden states, positions and masks, whatever the family."""
+    calls: list[dict[str, Any]] = []
 
-    def keep(_: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        seen.update(kwargs, hidden_states=args[0] if args else kwargs["hidden_states"])
+    def keep(layer: Any, args: tuple, kwargs: dict[str, Any]) -> None:
+        bound = inspect.signature(layer.dense_forward).bind_partial(*args, **kwargs).arguments
+        calls.append({**bound.pop("kwargs", {}), **bound})
 
-    hook = layer.register_forward_pre_hook(keep, with_kwargs=True)
+    hooks = [layer.register_forward_pre_hook(keep, with_kwargs=True) for layer in layers]
     try:
-        yield seen
+        yield calls
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()

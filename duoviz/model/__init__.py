@@ -2,7 +2,8 @@
 
 from .duo import CLASSES, SKIP_SCOPES, DuoCausalLM, DuoConfig, DuoOutput, RandomPolicy, config_for
 from .flops import forward_flops, parameter_groups
-from .language_model import Head, LanguageModel, load, load_model
+from .language_model import Head, LanguageModel
+from .loading import add_small, configuration, load, load_model
 from .routing import DuoFFN, DuoLayer, Routing
 
 __all__ = [
@@ -17,7 +18,9 @@ __all__ = [
     "LanguageModel",
     "RandomPolicy",
     "Routing",
+    "add_small",
     "config_for",
+    "configuration",
     "forward_flops",
     "load",
     "load_model",

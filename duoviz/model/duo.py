@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from ..families import FAMILIES, Family, family
@@ -109,6 +110,14 @@ class DuoCausalLM(PreTrainedModel if TYPE_CHECKING else nn.Module):  # type: ign
     def final_norm(self) -> nn.Module:
         """The norm before the head."""
         return attrgetter(self.family.final_norm)(self)
+
+    def dense(self) -> PreTrainedModel:
+        """The dense model of the family with the big FFNs: equal to all big."""
+        own = ("small_intermediate_size", "skip_scope", "model_type", "architectures")
+        fields = {name: value for name, value in self.config.to_dict().items() if name not in own}
+        dense = self.family.causal_lm(self.family.config(**fields)).to(self.dtype)
+        dense.load_state_dict({k: v for k, v in self.state_dict().items() if ".small." not in k})
+        return dense.eval()
 
     def forward(
         self,
@@ -218,10 +227,10 @@ def _make_duo(layer: nn.Module, index: int, family: Family, config: DuoConfig) -
     """Give a decoder layer its small FFN, and both modules their Duo behaviour."""
     narrow = copy.copy(config)
     setattr(narrow, family.width, config.small_intermediate_size)
-    ffn = attrgetter(family.ffn)(layer)
+    ffn: Any = family.find_ffn(layer)
     ffn.small = family.build_ffn(narrow)
     ffn.__class__ = _mixed(DuoFFN, type(ffn))
-    ffn.layer_index = index
+    ffn.family, ffn.layer_index = family, index
     layer.__class__ = _mixed(DuoLayer, type(layer))
     object.__setattr__(layer, "duo_ffn", ffn)
 
@@ -251,6 +260,9 @@ CLASSES = {name: _classes(entry) for name, entry in FAMILIES.items()}
 for _config, _causal_lm in CLASSES.values():
     AutoConfig.register(_config.model_type, _config, exist_ok=True)
     AutoModelForCausalLM.register(_config, _causal_lm, exist_ok=True)
+    _renamed = get_checkpoint_conversion_mapping(_causal_lm.family.causal_lm.__name__)
+    if _renamed is not None:  # weights that are stored under other names than the model's
+        register_checkpoint_conversion_mapping(_causal_lm.__name__, _renamed, overwrite=True)
 
 
 def config_for(dense: PretrainedConfig, *, small_width: int, skip_scope: str = "ffn") -> DuoConfig:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Int8
+from torch import nn
 
 from ..routes import BIG, SMALL
 from .duo import DuoCausalLM
@@ -15,14 +16,19 @@ def parameter_groups(model: DuoCausalLM) -> dict[str, int]:
     """Parameters of the small FFNs, the big FFNs, attention, embeddings (a tied head once) and norms."""
     groups = dict.fromkeys(("small", "big", "attention", "embedding", "norm"), 0)
     ffns: list[Any] = [layer.duo_ffn for layer in model.decoder_layers]
-    small = {id(p) for ffn in ffns for p in ffn.small.parameters()}
-    big = {id(p) for ffn in ffns for p in ffn.parameters()} - small
-    ends: list[Any] = [model.get_input_embeddings(), model.get_output_embeddings()]
-    outer = {id(p) for part in ends for p in part.parameters()}
-    for name, parameter in model.named_parameters():
-        key = id(parameter)
-        kind = "small" if key in small else "big" if key in big else "embedding" if key in outer else "attention"
-        groups["norm" if kind == "attention" and "norm" in name.lower() else kind] += parameter.numel()
+    kinds = {module: "small" for ffn in ffns for module in ffn.small.modules()}
+    kinds |= {linear: "big" for ffn in ffns for linear in ffn.linears()}
+    kinds[model.get_output_embeddings()] = "embedding"
+    counted: set[nn.Parameter] = set()
+    for module in model.modules():
+        kind = kinds.get(module, "attention")
+        if isinstance(module, nn.Embedding):
+            kind = "embedding"
+        elif "Norm" in type(module).__name__:
+            kind = "norm"
+        own = set(module.parameters(recurse=False)) - counted
+        groups[kind] += sum(parameter.numel() for parameter in own)
+        counted |= own
     assert sum(groups.values()) == sum(p.numel() for p in model.parameters()), "the groups make the whole"
     return groups
 
@@ -54,7 +60,7 @@ def forward_flops(model: DuoCausalLM, routes: Int8[np.ndarray, "seq token layer"
     attention = 4 * d * heads * width + 4 * d * kv_heads * width + 4 * tokens * heads * width
     per_width = 2 * family.ffn_matrices * d
     ffn = per_width * (
-        int((routes == BIG).sum()) * getattr(config, family.width)
+        int((routes == BIG).sum()) * family.ffn_width(config)
         + int((routes == SMALL).sum()) * config.small_intermediate_size
     )
     return seqs * tokens * (layers * attention + 2 * d * config.vocab_size) + ffn

@@ -1,4 +1,4 @@
-"""A Duo model with its tokenizer: loading, scoring of routes, the head in float32, the fingerprint of the weights."""
+"""A Duo model with its tokenizer: scoring of routes, the head in float32, the fingerprint of the weights."""
 
 from __future__ import annotations
 
@@ -7,21 +7,18 @@ import hashlib
 import json
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate.hooks import remove_hook_from_module
 from jaxtyping import Float, Float32, Int8, Int64
-from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
-from transformers.utils import logging
+from transformers import PreTrainedTokenizerBase
 
 from .. import routes as routes_
-from ..families import family
 from ..records import Tokens
-from .duo import CLASSES, DuoCausalLM, DuoConfig, DuoOutput, config_for
+from .duo import DuoCausalLM, DuoOutput
 
 _NOT_THE_MODEL = ("_name_or_path", "architectures", "dtype", "transformers_version", "use_cache")
 """Fields of a configuration that say how a model was stored or is run, not what it is."""
@@ -45,7 +42,8 @@ class Head:
 
     def logits(self, hidden: Float[Tensor, "*any hidden"]) -> Float[Tensor, "*any vocab"]:
         """Logits of the last layer's output, before the final norm."""
-        return nn.functional.linear(self.norm(hidden.float()), self.weight, self.bias)
+        normed = self.norm(hidden.to(self.weight.device, torch.float32))
+        return nn.functional.linear(normed, self.weight, self.bias)
 
 
 class LanguageModel:
@@ -89,16 +87,17 @@ class LanguageModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.model.device
+        """Where token ids are taken; the weights too, unless a device map has spread them."""
+        return self.model.get_input_embeddings().weight.device
 
     @cached_property
     def head(self) -> Head:
         """The head in float32."""
         output = self.model.get_output_embeddings()
         bias = getattr(output, "bias", None)
+        norm = remove_hook_from_module(copy.deepcopy(self.model.final_norm))  # one that would move its input
         return Head(
-            copy.deepcopy(self.model.final_norm).float().requires_grad_(False),
+            norm.to(output.weight.device, torch.float32).requires_grad_(False),
             output.weight.detach().float(),
             None if bias is None else bias.detach().float(),
         )
@@ -259,91 +258,3 @@ class LanguageModel:
             raise ValueError("losses are NaN: the weights are damaged, or the dtype overflows; try dtype=torch.float32")
         found[~tokens.scored] = np.nan
         return found
-
-
-def load(
-    path: Path | str, *, device: str = "auto", dtype: torch.dtype | None = None, choices: str | None = None
-) -> LanguageModel:
-    """A Duo model, or a dense one whose layers can be skipped, with its tokenizer.
-
-    Args:
-        path: a folder or Hub id.
-        device: `"auto"` is CUDA where there is one.
-        dtype: None is float32 on the CPU and bfloat16 on CUDA.
-        choices: letters allowed; None is all three of a Duo model; a dense one has no small FFN: give `"-B"`.
-
-    Raises:
-        ValueError: an unsupported family, quantised weights, choices the model lacks, weights missing, misshapen or NaN.
-        FileNotFoundError: a folder that does not exist; OSError: a damaged one, or a Hub id that cannot be reached.
-    """
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16)
-    model = load_model(path, dtype=dtype, choices=choices).to(device)
-    return LanguageModel(model, _tokenizer(path), choices=choices or routes_.LETTERS, path=str(path))
-
-
-def load_model(path: Path | str, *, dtype: torch.dtype = torch.float32, choices: str | None = None) -> DuoCausalLM:
-    """The Duo model of a folder or Hub id, on the CPU and without tokenizer; arguments and errors as in `load`.
-
-    The small FFNs of a dense model are zero: no route may name them, and equal weights keep equal fingerprints.
-    """
-    if choices is not None and (not choices or set(choices) - set(routes_.LETTERS)):
-        raise ValueError(f"choices {choices!r}: name letters of '-SB', for example '-B'")
-    looks_local = Path(path).is_absolute() or str(path).count("/") != 1 or Path(path).parent.exists()
-    if looks_local and not Path(path).is_dir():
-        raise FileNotFoundError(f"model {path}: there is no such folder, and it is not a Hub id like 'owner/name'")
-    config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-    _, causal_lm = CLASSES[family(config.model_type).name]
-    if getattr(config, "quantization_config", None):
-        raise ValueError(f"{path} is quantised: give a checkpoint in float32, bfloat16 or float16")
-    if isinstance(config, DuoConfig):
-        return _read(causal_lm, path, config, dtype=dtype)
-    if choices is None or routes_.LETTERS[routes_.SMALL] in choices:
-        raise ValueError(
-            f"{path} is a dense {config.model_type} model without small FFNs: load it with choices='-B' (skip or big)"
-        )
-    model = _read(causal_lm, path, config_for(config, small_width=1), dtype=dtype, new=".small.")
-    ffns: list[Any] = [layer.duo_ffn for layer in model.decoder_layers]
-    for parameter in (parameter for ffn in ffns for parameter in ffn.small.parameters()):
-        nn.init.zeros_(parameter)
-    return model
-
-
-def _read(
-    causal_lm: type[DuoCausalLM], path: Path | str, config: DuoConfig, *, dtype: torch.dtype, new: str | None = None
-) -> DuoCausalLM:
-    """The model, every weight of which was read and is finite; those with `new` in their names may be missing.
-
-    Raises:
-        OSError: the weights cannot be read; ValueError: some are missing, of another shape, NaN or infinite.
-    """
-    shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()  # its report of missing weights; ours is an error
-    try:
-        options = {"use_safetensors": True, "ignore_mismatched_sizes": True, "output_loading_info": True}
-        model, report = causal_lm.from_pretrained(path, config=config, dtype=dtype, **options)
-    except SafetensorError as error:
-        raise OSError(f"the weights in {path} are damaged or cut short ({error}): restore the file") from error
-    finally:
-        logging.set_verbosity(level)
-        if shown:
-            logging.enable_progress_bar()
-    missing = sorted(name for name in report["missing_keys"] if new is None or new not in name)
-    if missing:
-        raise ValueError(f"{path} lacks {len(missing)} weights, for example {missing[0]}: the checkpoint is incomplete")
-    if report["mismatched_keys"]:
-        name, stored, wanted = min(report["mismatched_keys"])
-        raise ValueError(f"weight {name} of {path} is {tuple(stored)}, its configuration says {tuple(wanted)}")
-    for name, tensor in model.state_dict().items():
-        if not bool(torch.isfinite(tensor).all()):
-            raise ValueError(f"weight {name} of {path} holds NaN or infinity: the checkpoint is damaged")
-    return model
-
-
-def _tokenizer(path: Path | str) -> PreTrainedTokenizerBase | None:
-    """The tokenizer of a folder or Hub id; None for a folder without one."""
-    files = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
-    if Path(path).is_dir() and not any(Path(path, name).is_file() for name in files):
-        return None
-    return AutoTokenizer.from_pretrained(path)

@@ -8,12 +8,14 @@ Paper: arXiv 2410.10846, section 2, figure 1.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ..families import Family
 from ..routes import BIG, SKIP, SMALL
 
 
@@ -40,6 +42,7 @@ class DuoFFN(nn.Module):
     """
 
     small: nn.Module
+    family: Family
     layer_index: int
     routing: Routing | None = None
 
@@ -47,6 +50,10 @@ class DuoFFN(nn.Module):
         if self.routing is None:
             return self.big(x)
         return self.routing.at_ffn(self, self.layer_index, x)
+
+    def linears(self, ffn: nn.Module | None = None) -> list[Any]:
+        """The linear maps of an FFN (the big one if none is given): those into its inner neurons, last the one out of them."""
+        return [getattr(ffn or self, name) for name in (*self.family.into, self.family.out)]
 
     def big(self, x: Float[Tensor, "*token hidden"]) -> Float[Tensor, "*token hidden"]:
         """The big FFN: the dense model's own."""
@@ -88,12 +95,17 @@ class DuoLayer(nn.Module):
         ffn = self.duo_ffn
         ffn.routing = duo_routing
         try:
-            after = super().forward(hidden_states, *args, **kwargs)
+            after = self.dense_forward(hidden_states, *args, **kwargs)
         finally:
             ffn.routing = None
         if duo_routing is None:
             return after
         return duo_routing.at_layer_end(ffn.layer_index, hidden_states, after)
+
+    @property
+    def dense_forward(self) -> Callable[..., Float[Tensor, "batch token hidden"]]:
+        """The family's own forward."""
+        return super().forward
 
 
 class GivenRoutes:

@@ -64,7 +64,7 @@ def flops(lm: LanguageModel, work: Work, leaves: float) -> float:
     """FLOPs of the work on some tries and of the head at their leaves; see `estimate`."""
     config, family = lm.model.config, lm.model.family
     d, per_width = config.hidden_size, 2 * family.ffn_matrices * config.hidden_size
-    widths = work.big * getattr(config, family.width) + work.small * config.small_intermediate_size
+    widths = work.big * family.ffn_width(config) + work.small * config.small_intermediate_size
     return float(8 * d**2 * work.attentions + 4 * d * work.seen + per_width * widths + leaves * 2 * d * lm.vocab)
 
 

@@ -13,7 +13,7 @@ from .study import (
     Study,
     results,
 )
-from .training import train_router, training_rows
+from .training import train_router, train_small, training_rows
 
 __all__ = [
     "CALIBRATION",
@@ -28,5 +28,6 @@ __all__ = [
     "Study",
     "results",
     "train_router",
+    "train_small",
     "training_rows",
 ]

@@ -24,7 +24,7 @@ import pandas as pd
 
 from .. import corpus, frames, metrics, oracle, records, router, routes, store
 from ..inspector import Inspector, Question
-from ..model import LanguageModel, load
+from ..model import DuoConfig, LanguageModel, configuration, load
 from ..router import Mixture
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -77,8 +77,9 @@ class Study:
 
     @cached_property
     def lm(self) -> LanguageModel:
-        """The model."""
-        return load(self.folder)
+        """The model; of a dense one the layers can be skipped."""
+        dense = not isinstance(configuration(self.folder), DuoConfig)
+        return load(self.folder, choices="-B" if dense else None)
 
     @cached_property
     def _store(self) -> store.Store:

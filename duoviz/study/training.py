@@ -1,34 +1,53 @@
-"""Training a router for a model: on which text, and where it is kept."""
+"""What is trained for a model that is there: routers, and small FFNs beside a dense model's; on which text, kept where."""
 
 from __future__ import annotations
 
+import json
 import random
+import shutil
+from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
-from .. import corpus, router, store
-from ..model import LanguageModel
+from .. import convert, corpus, router, store, training
+from ..model import LanguageModel, configuration, load
 from ..router import Mixture
 from .study import Study
 
+OWN_DOCUMENTS = 10_000
+"""Documents of a source of your own that training text is drawn from; it may have no end."""
+ROW = 256
+"""Tokens of a training row at most."""
+MEASURED_ROWS = 16
+"""Training rows on which the use of neurons is measured."""
+
 
 def train_router(
-    path: str, out: Path, *, mixture: Mixture, tokens: int = 1_000_000, seed: int = 0
+    path: str,
+    out: Path,
+    *,
+    mixture: Mixture,
+    tokens: int = 1_000_000,
+    sources: Sequence[str] = corpus.PYTHON,
+    seed: int = 0,
 ) -> tuple[router.Router, pd.DataFrame]:
-    """Train a router on the python sources, set its thresholds on the calibration texts and save it.
+    """Train a router, set its thresholds on the calibration texts and save it.
 
     Returns:
         The router, and its training log, which is also saved.
 
     Raises:
-        ValueError: as `router.train`; another process is training a router in this folder.
+        ValueError: as `router.train` and `training_rows`; another process is training a router in this folder.
     """
     here, plan = Study(model=path), router.Stage3(mixture, tokens=tokens, seed=seed)
     with store.only_writer(out / "training.lock"):
         made, log = router.train(
-            here.lm, training_rows(here.lm, tokens, seed=seed), plan, checkpoint=out / "training.pt"
+            here.lm, training_rows(here.lm, tokens, sources=sources, seed=seed), plan, checkpoint=out / "training.pt"
         )
         router.calibrate(made, here.lm, here.calibration())
         router.save(made, out)
@@ -37,15 +56,79 @@ def train_router(
     return made, log
 
 
-def training_rows(lm: LanguageModel, tokens: int, *, seed: int = 0) -> np.ndarray:
-    """About so many tokens of the python sources' train split, prose and code in turn: uint16 `[row, token]`. Documents are
-    drawn without replacement, so that a few are of all kinds."""
-    halves = []
-    for source in corpus.PYTHON:
-        listed = corpus.documents(source, split="train")
+def train_small(
+    path: str,
+    out: Path,
+    *,
+    small: int | None = None,
+    begin: str = "neurons",
+    tokens: int = 0,
+    learning_rate: float = 1e-3,
+    sources: Sequence[str] = corpus.PYTHON,
+    seed: int = 0,
+    **ways: Any,
+) -> Path:
+    """Give a dense model small FFNs and train them with random routes; returns the Duo model's folder.
+
+    Args:
+        path: folder or Hub id of the dense model.
+        out: folder of the run; one that was cut off goes on from there.
+        small, begin: as in `duoviz.convert.convert`.
+        tokens: of training; 0 for none.
+        learning_rate: its peak.
+        sources: text on which the use of neurons is measured, and which is trained on.
+        seed: of every draw.
+        **ways: `frozen`, `distil`, `micro_rows` and others of `training.Stage1`.
+
+    Raises:
+        ValueError: as `convert.convert`, `training_rows` and `training.train`; another process writes to this folder.
+    """
+    begun, done = out / "converted", out / "model"
+    asked = {"model": str(path), "begin": begin, "small": small, "seed": seed, "sources": list(sources)}
+    with store.only_writer(out / "training.lock"):
+        if not begun.is_dir():
+            configuration(path)  # a clear error before any text is read
+            lm = load(path, device="cpu", dtype="float32", choices="-B")
+            rows = training_rows(lm, MEASURED_ROWS * ROW, sources=sources, seed=seed).astype(np.int64)
+            model = convert.convert(path, torch.from_numpy(rows), small=small, begin=begin, seed=seed)
+            partial = out / "converted.partial"
+            shutil.rmtree(partial, ignore_errors=True)
+            model.save_pretrained(partial)
+            lm.tokenizer.save_pretrained(partial)
+            for file in (Path(path) / name for name in training.RECORD):
+                if file.is_file():
+                    shutil.copyfile(file, partial / file.name)
+            (partial / training.CONVERSION).write_text(json.dumps(asked, indent=1) + "\n")
+            partial.rename(begun)
+        known = json.loads((begun / training.CONVERSION).read_text())
+        if known != asked:
+            raise ValueError(f"{out} holds a conversion with {known}: repeat that, or give another folder")
+        if tokens <= 0:
+            return begun
+        shape = training.Preset.of(configuration(begun), tokens=tokens, learning_rate=learning_rate)
+        plan = training.Stage1(out=out, preset=shape, sources=tuple(sources), seed=seed, start=begun, **ways)
+        training.train(plan)
+    return done
+
+
+def training_rows(
+    lm: LanguageModel, tokens: int, *, sources: Sequence[str] = corpus.PYTHON, seed: int = 0
+) -> np.ndarray:
+    """About so many tokens of the sources' train split in turn: uint16 or uint32 `[row, token]`. Documents are drawn without
+    replacement, so that a few are of all kinds.
+
+    Raises:
+        ValueError: an unknown source, too little text for a row, a model without tokenizer.
+    """
+    if lm.tokenizer is None:
+        raise ValueError(f"{lm.path} has no tokenizer: put its tokenizer.json into the folder")
+    length, parts = min(ROW, lm.context), []
+    for source in sources:
+        listed = corpus.documents(source, split="train", limit=None if source in corpus.PYTHON else OWN_DOCUMENTS)
         random.Random(seed).shuffle(listed)
         sizes = np.cumsum([len(document.text) for document in listed])
-        few = listed[: int(np.searchsorted(sizes, 4 * tokens)) + 1]  # more characters than half the tokens take
-        halves.append(corpus.packed(lm.tokenizer, few, length=lm.context))
-    number = max(1, min(*map(len, halves), tokens // lm.context // 2))
-    return np.stack([half[:number] for half in halves], axis=1).reshape(2 * number, -1)
+        wanted = 8 * tokens // len(sources)  # more characters than the tokens take
+        few = listed[: int(np.searchsorted(sizes, wanted)) + 1]
+        parts.append(corpus.packed(lm.tokenizer, few, length=length))
+    turns = [row for turn in zip_longest(*parts) for row in turn if row is not None]
+    return np.stack(turns[: max(1, tokens // length)])

@@ -1,4 +1,4 @@
-"""Stage 1: a Duo model trained with random routes.
+"""Stage 1: a Duo model trained with random routes, from nothing or from a dense model that was given small FFNs.
 
 Every token takes, at every layer, the big or the small FFN (or neither) at random, so that both learn without the bias a
 learned router would bring. `Trainer` of transformers does the work; a killed run resumes where its last checkpoint is.
@@ -6,17 +6,21 @@ learned router would bring. `Trainer` of transformers does the work; a killed ru
 Paper: arXiv 2410.10846, section 2, stage 1, and section 3.1 (preset `paper`).
 """
 
-from .plan import PRESETS, Preset, Stage1
-from .run import DuoTrainer, card, holdout_losses, last_checkpoint, train
+from .card import card
+from .plan import CONVERSION, PRESETS, RECORD, Preset, Stage1
+from .run import DuoTrainer, divergence, holdout_losses, last_checkpoint, train
 from .text import Rows, held_out, new_tokenizer, rows_of, tokenizer_of
 
 __all__ = [
+    "CONVERSION",
     "PRESETS",
+    "RECORD",
     "DuoTrainer",
     "Preset",
     "Rows",
     "Stage1",
     "card",
+    "divergence",
     "held_out",
     "holdout_losses",
     "last_checkpoint",

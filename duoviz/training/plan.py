@@ -1,4 +1,4 @@
-"""What stage 1 does: the shape of the model, how long it is trained, and on what."""
+"""What a training does: the shape of the model, how long it is trained, on what, and which part of it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from transformers import LlamaConfig
+from transformers import PretrainedConfig
 
 from .. import corpus
+from ..families import FAMILIES, family
 from ..model.duo import DuoConfig, RandomPolicy, config_for
 
 
@@ -20,14 +21,15 @@ class Preset:
     """A model shape and how long it is trained.
 
     Attributes:
-        hidden, layers, heads, big, small, vocab, context: the shape of a Duo Llama with tied embeddings.
+        hidden, layers, heads, big, small, vocab, context: the shape of a Duo model with tied embeddings.
         tokens: training tokens.
         rows: sequences of `context` tokens in one optimizer step.
         learning_rate, final_learning_rate: peak and end of a cosine with warm-up.
         warmup: steps of warm-up; at most a tenth of all steps.
+        family: of `duoviz.families`.
 
     Raises:
-        ValueError: a size below 1, or a width that the heads do not divide evenly.
+        ValueError: a size below 1, a width that the heads do not divide evenly, an unknown family.
     """
 
     hidden: int
@@ -42,9 +44,11 @@ class Preset:
     learning_rate: float
     final_learning_rate: float
     warmup: int = 100
+    family: str = "llama"
 
     def __post_init__(self) -> None:
-        small = {name: size for name, size in asdict(self).items() if name != "warmup" and size <= 0}
+        family(self.family)
+        small = {name: size for name, size in asdict(self).items() if name not in ("warmup", "family") and size <= 0}
         if small or self.context < 2 or self.warmup < 0:
             raise ValueError(f"preset {self}: every size must be positive, a context holds at least 2 tokens")
         if self.hidden % (2 * self.heads):
@@ -68,29 +72,52 @@ class Preset:
         return min(self.warmup, self.steps // 10)
 
     def config(self) -> DuoConfig:
-        """The configuration of the model."""
-        dense = LlamaConfig(
-            vocab_size=self.vocab,
-            hidden_size=self.hidden,
-            intermediate_size=self.big,
-            num_hidden_layers=self.layers,
-            num_attention_heads=self.heads,
-            num_key_value_heads=self.heads,
-            max_position_embeddings=self.context,
-            tie_word_embeddings=True,
-            bos_token_id=0,
-            eos_token_id=0,
-            pad_token_id=None,
+        """The configuration of the model; no dropout, since the text is read about once."""
+        entry = FAMILIES[self.family]
+        fields: dict[str, Any] = {
+            "vocab_size": self.vocab,
+            "hidden_size": self.hidden,
+            entry.width: self.big,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads,
+            "max_position_embeddings": self.context,
+            "tie_word_embeddings": True,
+            "bos_token_id": 0,
+            "eos_token_id": 0,
+            "pad_token_id": None,
+        }
+        if hasattr(entry.config(), "num_key_value_heads"):
+            fields["num_key_value_heads"] = self.heads
+        fields |= {name: 0.0 for name in entry.config().to_dict() if "drop" in name}
+        return config_for(entry.config(**fields), small_width=self.small)
+
+    @classmethod
+    def of(cls, config: PretrainedConfig, *, tokens: int, learning_rate: float) -> Preset:
+        """The shape of a Duo model that is there, trained on rows of at most 256 tokens."""
+        entry = family(config.model_type)
+        return cls(
+            hidden=config.hidden_size,
+            layers=config.num_hidden_layers,
+            heads=config.num_attention_heads,
+            big=entry.ffn_width(config),
+            small=config.small_intermediate_size,
+            vocab=config.vocab_size,
+            context=min(256, config.max_position_embeddings),
+            tokens=tokens,
+            rows=32,
+            learning_rate=learning_rate,
+            final_learning_rate=learning_rate / 20,
+            family=entry.name,
         )
-        return config_for(dense, small_width=self.small)
 
 
 PRESETS = {
     "tiny": Preset(128, 12, 4, 512, 32, 4096, 256, 30_400_000, 32, 2e-3, 1e-4),
+    "tiny-opt": Preset(128, 8, 4, 512, 32, 4096, 256, 8_000_000, 32, 2e-3, 1e-4, family="opt"),
     "paper": Preset(2560, 12, 20, 10_240, 640, 32_000, 2048, 300_000_000_000, 2048, 3e-4, 3e-5, 2000),
 }
-"""`tiny` is the shipped model; `paper` has the shape of arXiv 2410.10846, section 3.1 (its context length and optimizer are
-not stated there and are ours)."""
+"""`tiny` is the shipped model, `tiny-opt` the shipped dense one; `paper` has the shape of arXiv 2410.10846, section 3.1 (its
+context length and optimizer are not stated there and are ours)."""
 
 
 @dataclass(frozen=True)
@@ -101,15 +128,18 @@ class Stage1:
         out: folder of the run: checkpoints, training rows, the log and, at the end, the model.
         preset: the shape.
         sources: corpus sources, mixed in equal parts. Of your own text (`file:`, `hf:`) the last rows are held out.
-        policy: probabilities of the three choices.
+        policy: probabilities of the three choices; where none goes to small, a dense model is trained.
         seed: of the initial weights, of the order of the text and of the routes.
         micro_rows: sequences in one forward pass; gradients are accumulated up to the preset's `rows`.
         evaluate_every, save_every: steps.
         start: a Duo folder to start from instead of random weights; the learning rate is warmed up again.
+        frozen: train the small FFNs alone.
+        distil: weight of the divergence from the start's own all-big predictions, against the cross-entropy: 0 to 1.
         gradient_checkpointing: recompute activations to save memory.
 
     Raises:
-        ValueError: no sources, one named twice, unknown or never trained on; rows that micro_rows does not divide.
+        ValueError: no sources, one named twice, unknown or never trained on; rows that micro_rows does not divide;
+            frozen or distil without a start, distil outside 0 to 1.
         FileNotFoundError: a missing file or folder to start from.
     """
 
@@ -122,6 +152,8 @@ class Stage1:
     evaluate_every: int = 250
     save_every: int = 100
     start: Path | None = None
+    frozen: bool = False
+    distil: float = 0.0
     gradient_checkpointing: bool = False
 
     def __post_init__(self) -> None:
@@ -133,6 +165,10 @@ class Stage1:
                 raise ValueError(f"{source} is the evaluation text and never trained on: give another source")
         if self.start is not None and not Path(self.start).is_dir():
             raise FileNotFoundError(f"start {self.start}: there is no such folder")
+        if not 0 <= self.distil <= 1:
+            raise ValueError(f"distil {self.distil}: give 0 (the text alone) to 1 (the big model's predictions alone)")
+        if (self.frozen or self.distil) and self.start is None:
+            raise ValueError("frozen or distil: there is no model to keep or to learn from; give a start")
         if min(self.micro_rows, self.evaluate_every, self.save_every) < 1:
             raise ValueError(f"{self}: micro_rows, evaluate_every and save_every must be at least 1")
         if self.preset.rows % self.micro_rows:
@@ -153,10 +189,18 @@ class Stage1:
             "policy": asdict(self.policy),
             "seed": self.seed,
             "micro_rows": self.micro_rows,
+            "frozen": self.frozen,
+            "distil": self.distil,
+            "conversion": self._conversion(),
             "steps": steps,
             "steps_planned": self.steps,
             "tokens": steps * self.preset.step_tokens,
         }
+
+    def _conversion(self) -> dict[str, Any] | None:
+        """How the small FFNs began that a dense model was given, if that is what the run starts from."""
+        path = self.out / "start" / CONVERSION
+        return json.loads(path.read_text()) if path.is_file() else None
 
     def claim(self) -> None:
         """Make the run's folder this plan's own.
@@ -164,7 +208,7 @@ class Stage1:
         Raises:
             ValueError: it holds a run of another plan.
         """
-        kept = ("preset", "sources", "policy", "seed", "micro_rows", "start")
+        kept = ("preset", "sources", "policy", "seed", "micro_rows", "start", "frozen", "distil")
         facts = json.loads(
             json.dumps({name: value for name, value in asdict(self).items() if name in kept}, default=str)
         )
@@ -203,13 +247,14 @@ class Stage1:
         return found
 
 
-RECORD = ("training.json", "training-log.parquet")
-"""What a model's folder holds about its training."""
+CONVERSION = "conversion.json"
+RECORD = ("training.json", "training-log.parquet", CONVERSION)
+"""What a model's folder holds about its training, and about how small FFNs were added to it."""
 
 
 def _record(folder: Path, name: str) -> tuple[list[dict[str, Any]], pd.DataFrame]:
     """Legs and log that a folder holds; a leg that does not say its name has the one given."""
-    facts_path, log_path = (folder / file for file in RECORD)
+    facts_path, log_path = (folder / file for file in RECORD[:2])
     if not facts_path.is_file():
         return [], pd.DataFrame()
     path = facts_path
@@ -234,6 +279,9 @@ def _leg(facts: dict[str, Any], name: str) -> dict[str, Any]:
     return {
         "name": facts.get("name", name),
         "start": facts.get("start"),
+        "frozen": facts.get("frozen", False),
+        "distil": facts.get("distil", 0.0),
+        "conversion": facts.get("conversion"),
         "preset": asdict(Preset(**facts["preset"])),
         **{key: facts[key] for key in kept},
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -11,17 +10,15 @@ from typing import Any
 
 import pandas as pd
 import torch
+from jaxtyping import Float
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast, Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
 
-from .. import corpus
 from ..model.duo import CLASSES, DuoCausalLM, RandomPolicy
-from ..model.language_model import load_model
-from .plan import PRESETS, Preset, Stage1
-from .text import HELD_ROWS, Rows, held_out, rows_of, tokenizer_of
-
-HELD_POLICIES = ("big", "small", "random")
-"""What the holdout is scored with."""
+from ..model.loading import load_model
+from .card import card
+from .plan import Stage1
+from .text import Rows, held_out, rows_of, tokenizer_of
 
 
 class DuoTrainer(Trainer):
@@ -30,24 +27,43 @@ class DuoTrainer(Trainer):
     model: Any
     train_dataset: Any
 
-    def __init__(self, *args: Any, policy: RandomPolicy, held: dict[str, Tensor], **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        policy: RandomPolicy,
+        held: dict[str, Tensor],
+        distil: float = 0.0,
+        teacher: DuoCausalLM | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
-        self.policy, self.held = policy, held
+        self.policy, self.held, self.distil, self.teacher = policy, held, distil, teacher
 
     def _get_train_sampler(self, *args: Any) -> torch.utils.data.Sampler:
         return torch.utils.data.SequentialSampler(self.train_dataset)
 
-    def compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
         first = int(inputs.pop("row")[0])
-        inputs["duo_policy"] = replace(self.policy, seed=self.policy.seed + first)
-        found = super().compute_loss(model, inputs, *args, **kwargs)
-        loss = (found[0] if isinstance(found, tuple) else found).detach()
-        if not bool(torch.isfinite(loss)):
+        policy = replace(self.policy, seed=self.policy.seed + first)
+        loss, out = super().compute_loss(model, {**inputs, "duo_policy": policy}, True, num_items_in_batch)
+        if self.distil:
+            teacher = (self.teacher or model).eval()
+            with torch.no_grad():
+                taught = teacher(inputs["input_ids"], use_cache=False).logits
+            model.train()
+            loss = torch.lerp(loss, divergence(taught, out.logits, num_items_in_batch), self.distil)
+        if not bool(torch.isfinite(loss.detach())):
             raise ValueError(
-                f"the training loss is {float(loss)} in step {self.state.global_step + 1}: lower the learning rate;"
+                f"the training loss is {loss.item()} in step {self.state.global_step + 1}: lower the learning rate;"
                 " earlier checkpoints are kept"
             )
-        return found
+        return (loss, out) if return_outputs else loss
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Holdout losses in nats per token: all big, all small and the training policy, on every source."""
@@ -57,14 +73,30 @@ class DuoTrainer(Trainer):
         return losses
 
 
+def held_policies(policy: RandomPolicy) -> tuple[str, ...]:
+    """What the holdout is scored with while training with a policy."""
+    return ("big", "small", "random") if policy.small else ("big",)
+
+
+def divergence(
+    taught: Float[Tensor, "seq token vocab"], found: Float[Tensor, "seq token vocab"], items: Tensor | int | None = None
+) -> Float[Tensor, ""]:
+    """Kullback-Leibler divergence in nats from a teacher's next-token distributions, of every token but a text's last, which
+    the cross-entropy has no target for; divided by the same number of items as that (the positions if not given)."""
+    q, p = (logits[:, :-1].float().log_softmax(-1) for logits in (taught, found))
+    total = torch.nn.functional.kl_div(p, q, reduction="sum", log_target=True)
+    return total / (q[..., 0].numel() if items is None else items)
+
+
 @torch.no_grad()
 def holdout_losses(model: DuoCausalLM, held: dict[str, Tensor], policy: RandomPolicy) -> dict[str, float]:
-    """Mean loss in nats of every source's rows (int64 `[row, token]`) under three policies, as `eval_<source>_<policy>`."""
+    """Mean loss in nats of every source's rows (int64 `[row, token]`) as `eval_<source>_<policy>`: all big and, where a
+    training policy takes the small FFNs, all small and that policy."""
     layers, was_training = model.config.num_hidden_layers, model.training
     model.eval()
     found = {}
     for source, rows in held.items():
-        for name in HELD_POLICIES:
+        for name in held_policies(policy):
             total = 0.0
             for number, part in enumerate(rows.split(16)):
                 if name == "random":
@@ -110,7 +142,13 @@ def train(plan: Stage1, *, max_steps: int | None = None) -> Path:
     tokenizer = tokenizer_of(plan)
     rows = rows_of(plan, tokenizer)
     torch.manual_seed(plan.seed)
-    model = load_model(plan.start) if plan.start else CLASSES["llama"][1](plan.preset.config())
+    model = load_model(plan.start) if plan.start else CLASSES[plan.preset.family][1](plan.preset.config())
+    if plan.frozen:
+        model.requires_grad_(False)
+        layers: list[Any] = list(model.decoder_layers)
+        for layer in layers:
+            layer.duo_ffn.small.requires_grad_(True)
+    teacher = load_model(plan.start).to(model.device) if plan.distil and plan.start and not plan.frozen else None
     trainer = DuoTrainer(
         model,
         _arguments(plan),
@@ -118,6 +156,8 @@ def train(plan: Stage1, *, max_steps: int | None = None) -> Path:
         eval_dataset=list(range(1)),
         policy=replace(plan.policy, seed=plan.seed * 1_000_003),
         held=held_out(rows["holdout"]),
+        distil=plan.distil,
+        teacher=teacher,
         callbacks=[_StopAt(max_steps)] if max_steps else None,
     )
     checkpoint = last_checkpoint(plan.out)
@@ -157,19 +197,19 @@ def _arguments(plan: Stage1) -> TrainingArguments:
 def _finish(
     plan: Stage1,
     trainer: DuoTrainer,
-    tokenizer: PreTrainedTokenizerFast,
+    tokenizer: PreTrainedTokenizerBase,
     legs: list[dict[str, Any]],
     log: pd.DataFrame,
 ) -> Path:
     """Write the model with all that is known of its training, `legs` and `log` of the model it started from included."""
     folder, done = plan.out / "model", trainer.state.global_step
-    names = [f"eval_{source}_{policy}" for source in plan.sources for policy in HELD_POLICIES]
+    names = [f"eval_{source}_{policy}" for source in plan.sources for policy in held_policies(plan.policy)]
     held = [row for row in trainer.state.log_history if row["step"] == done and names[0] in row]
     losses = held[-1] if held else trainer.evaluate()
     own = pd.DataFrame([row for row in trainer.state.log_history if "train_runtime" not in row])  # of this call alone
     own["tokens"] = own["step"] * plan.preset.step_tokens + sum(leg["tokens"] for leg in legs)
     own["step"] += sum(leg["steps"] for leg in legs)
-    trainer.model.save_pretrained(folder)
+    (trainer.model if plan.policy.small else trainer.model.dense()).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     pd.concat([log, own] if len(log) else [own], ignore_index=True).to_parquet(folder / "training-log.parquet")
     legs = [*legs, plan.leg(done)]
@@ -183,101 +223,6 @@ def _finish(
     (folder / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
     (folder / "README.md").write_text(card(facts))
     return folder
-
-
-def card(facts: dict[str, Any]) -> str:
-    """The model card, from what `training.json` holds: data, tokens, losses and, for every leg, seed and command."""
-    legs = facts["legs"]
-    shape = Preset(**legs[-1]["preset"])
-    losses = "\n".join(f"| {name.replace('_', ', ')} | {value:.3f} |" for name, value in facts["holdout_nats"].items())
-    trained = f"Trained on {facts['tokens']:,} tokens" + (f" in {len(legs)} legs." if len(legs) > 1 else ".")
-    if legs[0]["start"]:
-        trained += (
-            f" It started from the model in {legs[0]['start']},\nwhich came without a record of its own training."
-        )
-    parts = [
-        f"# {facts['name']}",
-        f"""A Duo Llama: {shape.layers} layers of width {shape.hidden}, {shape.heads} heads, FFNs of width {shape.big} (big)
-and {shape.small} (small), a byte-level BPE vocabulary of {shape.vocab:,}, context {shape.context}, tied embeddings,
-float32. It was made to be studied, not to be used: it knows only what it has read.""",
-        *_cuts(legs),
-        f"""{trained} At each layer, independently,
-each token took the big FFN, the small one or none at random. {_held(legs)}""",
-        "AdamW (0.9, 0.95), weight decay 0.1, gradients clipped at 1.",
-        *(_leg(leg, f"Leg {number}: " if len(legs) > 1 else "") for number, leg in enumerate(legs, 1)),
-        f"""| holdout (at most {HELD_ROWS} rows of {shape.context} tokens), policy | loss, nats per token |
-|---|---|
-{losses}""",
-    ]
-    return "\n\n".join(parts) + "\n"
-
-
-def _cuts(legs: list[dict[str, Any]]) -> list[str]:
-    """A sentence for every leg that was cut off before its learning rate had come down."""
-    found = []
-    for number, leg in enumerate(legs, 1):
-        if leg["steps"] >= leg["steps_planned"]:
-            continue
-        steps = f"{leg['steps']:,} of {leg['steps_planned']:,} steps"
-        if number < len(legs):
-            found.append(
-                f"Leg {number} was cut off after {steps}, before its learning rate had come down; leg {number + 1} went on"
-                " from\nthere with a new warm-up and a new cosine."
-            )
-        else:
-            found.append(
-                f"Training is not finished: {steps}{f' of leg {number}' if number > 1 else ''}, the learning rate has not"
-                " come down\nyet, and the losses below will fall."
-            )
-    return found
-
-
-def _held(legs: list[dict[str, Any]]) -> str:
-    """What was kept out of training."""
-    sources = list(dict.fromkeys(source for leg in legs for source in leg["sources"]))
-    own = [source for source in sources if source not in corpus.PYTHON]
-    read = "The last rows of {} were held out.".format(" and ".join(own)) if own else ""
-    if len(own) == len(sources):
-        return read
-    return (
-        "The python sources are docstrings and sources of the standard library and of the\n"
-        "installed packages, read where they are installed. Documents whose hash falls into the holdout (4 %), and\n"
-        f"near-duplicates of those, were never trained on; neither was the shipped text. {read}"
-    ).strip()
-
-
-def _leg(leg: dict[str, Any], title: str) -> str:
-    """One leg of training: text, routes, schedule, seed and command."""
-    shape, policy = Preset(**leg["preset"]), leg["policy"]
-    cut = f" of {leg['steps_planned']:,}" if leg["steps"] < leg["steps_planned"] else ""
-    rate = f"{shape.learning_rate} after {shape.warmup_steps} steps, then a cosine to {shape.final_learning_rate}"
-    odds = f"big with probability {policy['big']}, small {policy['small']}, none {policy['skip']}"
-    return f"""{title}{leg["tokens"]:,} tokens of {" and ".join(leg["sources"])} in equal parts: {leg["steps"]:,}{cut} steps
-of {shape.rows} rows of {shape.context} tokens; {odds};
-learning rate {rate}; seed {leg["seed"]}.
-
-{_command(leg)}"""
-
-
-def _command(leg: dict[str, Any]) -> str:
-    """The command that trains a leg, or why there is none."""
-    shape, policy = Preset(**leg["preset"]), leg["policy"]
-    names = [name for name, preset in PRESETS.items() if replace(preset, tokens=shape.tokens) == shape]
-    if not names:
-        return "It was trained from Python: its shape and schedule are no preset of the command line."
-    given: dict[str, Any] = {"--out": f"runs/{leg['name']}"}
-    if names[0] != "tiny":
-        given["--preset"] = names[0]
-    if leg["start"]:
-        given["--start"] = leg["start"]
-    if shape.tokens != PRESETS[names[0]].tokens:
-        given["--tokens"] = shape.tokens
-    rest = {"--sources": ",".join(leg["sources"])}
-    if (policy["big"], policy["skip"]) != (RandomPolicy().big, RandomPolicy().skip):
-        rest |= {"--big": policy["big"], "--skip": policy["skip"]}
-    rest |= {"--seed": leg["seed"], "--micro-rows": leg["micro_rows"]}
-    first, second = (shlex.join(str(word) for pair in some.items() for word in pair) for some in (given, rest))
-    return f"    python -m duoviz train {first} \\\n        {second}"
 
 
 class _StopAt(TrainerCallback):

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Integer
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from .. import corpus
 from .plan import Stage1
@@ -62,17 +62,17 @@ def new_tokenizer(sources: Sequence[str], *, vocab: int, context: int) -> PreTra
     )
 
 
-def tokenizer_of(plan: Stage1) -> PreTrainedTokenizerFast:
+def tokenizer_of(plan: Stage1) -> PreTrainedTokenizerBase:
     """The run's tokenizer: its own, that of the model it starts from, or a new one."""
     for folder in (plan.out / "tokenizer", plan.start):
         if folder is not None and folder.is_dir():
-            return PreTrainedTokenizerFast.from_pretrained(folder)
+            return AutoTokenizer.from_pretrained(folder)
     tokenizer = new_tokenizer(plan.sources, vocab=plan.preset.vocab, context=plan.preset.context)
     tokenizer.save_pretrained(plan.out / "tokenizer")
     return tokenizer
 
 
-def rows_of(plan: Stage1, tokenizer: PreTrainedTokenizerFast) -> dict[str, dict[str, np.ndarray]]:
+def rows_of(plan: Stage1, tokenizer: PreTrainedTokenizerBase) -> dict[str, dict[str, np.ndarray]]:
     """Packed rows `[row, token]` by split ("train", "holdout") and source, kept in the run's folder.
 
     Raises:
@@ -101,7 +101,7 @@ def held_out(rows: dict[str, np.ndarray]) -> dict[str, Tensor]:
 
 
 def _packed(
-    plan: Stage1, tokenizer: PreTrainedTokenizerFast, source: str
+    plan: Stage1, tokenizer: PreTrainedTokenizerBase, source: str
 ) -> dict[str, Integer[np.ndarray, "row token"]]:
     """Rows of both splits: by the hash of each document, or the last rows of your own text, read as far as needed."""
     length = plan.preset.context

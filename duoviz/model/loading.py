@@ -1,0 +1,180 @@
+"""Models from a folder or the Hub: Duo models, and dense ones whose layers can be skipped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from .. import routes as routes_
+from ..families import family
+from .duo import CLASSES, SKIP_SCOPES, DuoCausalLM, DuoConfig, config_for
+from .language_model import LanguageModel
+
+DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16")}
+
+
+def load(
+    path: Path | str,
+    *,
+    device: str = "auto",
+    dtype: torch.dtype | str | None = None,
+    choices: str | None = None,
+    skip_scope: str | None = None,
+    device_map: str | dict[str, Any] | None = None,
+) -> LanguageModel:
+    """A Duo model, or a dense one whose layers can be skipped, with its tokenizer.
+
+    Args:
+        path: a folder or Hub id.
+        device: `"auto"` is CUDA where there is one.
+        dtype: None is float32 on the CPU and bfloat16 on CUDA; `"auto"` is what the weights are stored in; or
+            `"float32"`, `"bfloat16"`, `"float16"`.
+        choices: letters allowed; None is all three of a Duo model; a dense one has no small FFN: give `"-B"`.
+        skip_scope: `"ffn"` or `"block"` instead of what the configuration says (`"ffn"` for a dense model).
+        device_map: as in transformers, for a model larger than one GPU; every weight must stay on a device.
+
+    Raises:
+        ValueError: an unsupported family, quantised weights, code of its own, choices the model lacks, an unknown dtype or
+            skip_scope, a device beside a device_map, weights missing, misshapen, NaN or left off the devices.
+        FileNotFoundError: a folder that does not exist; OSError: a damaged one, or a Hub id that cannot be reached.
+    """
+    if device_map is not None and device != "auto":
+        raise ValueError(f"device {device!r} and a device_map: give one of them")
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    if dtype is None:
+        dtype = torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16
+    model = load_model(path, dtype=dtype, choices=choices, device_map=device_map)
+    if skip_scope is not None:
+        if skip_scope not in SKIP_SCOPES:
+            raise ValueError(f"skip_scope {skip_scope!r}: allowed are {SKIP_SCOPES}")
+        model.config.skip_scope = skip_scope
+    if device_map is None:
+        model = model.to(device)
+    return LanguageModel(model, _tokenizer(path), choices=choices or routes_.LETTERS, path=str(path))
+
+
+def load_model(
+    path: Path | str,
+    *,
+    dtype: torch.dtype | str = torch.float32,
+    choices: str | None = None,
+    device_map: str | dict[str, Any] | None = None,
+) -> DuoCausalLM:
+    """The Duo model of a folder or Hub id, on the CPU (or as `device_map` says) and without tokenizer; arguments and errors
+    as in `load`.
+
+    The small FFNs of a dense model are zero: no route may name them, and equal weights keep equal fingerprints.
+    """
+    if choices is not None and (not choices or set(choices) - set(routes_.LETTERS)):
+        raise ValueError(f"choices {choices!r}: name letters of '-SB', for example '-B'")
+    config = configuration(path)
+    if isinstance(config, DuoConfig):
+        return _read(path, config, dtype=dtype, device_map=device_map)
+    if choices is None or routes_.LETTERS[routes_.SMALL] in choices:
+        raise ValueError(
+            f"{path} is a dense {config.model_type} model without small FFNs: load it with choices='-B' (skip or big), or"
+            " give it small FFNs with python -m duoviz convert"
+        )
+    model = add_small(path, config, width=1, dtype=dtype, device_map=device_map)
+    ffns: list[Any] = [layer.duo_ffn for layer in model.decoder_layers]
+    for parameter in (parameter for ffn in ffns for parameter in ffn.small.parameters()):
+        nn.init.zeros_(parameter)
+    return model
+
+
+def configuration(path: Path | str) -> PretrainedConfig:
+    """The configuration of a folder or Hub id: that of a Duo model, or of a dense one that could become one.
+
+    Raises:
+        ValueError: a family that is not supported, quantised weights, code of its own.
+        FileNotFoundError: a folder that does not exist; OSError: a damaged one, or a Hub id that cannot be reached.
+    """
+    looks_local = Path(path).is_absolute() or str(path).count("/") != 1 or Path(path).parent.exists()
+    if looks_local and not Path(path).is_dir():
+        raise FileNotFoundError(f"model {path}: there is no such folder, and it is not a Hub id like 'owner/name'")
+    fields, _ = PretrainedConfig.get_config_dict(path)
+    if fields.get("auto_map"):
+        raise ValueError(
+            f"{path} comes with code of its own (auto_map in its config.json), which is never run: give a checkpoint of"
+            f" a supported family ({', '.join(sorted(CLASSES))})"
+        )
+    entry = family(str(fields.get("model_type", "")))
+    if fields.get("quantization_config"):
+        raise ValueError(f"{path} is quantised: give a checkpoint in float32, bfloat16 or float16")
+    config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+    if why := entry.lacks(config):
+        raise ValueError(f"{path}: this {entry.name} model cannot be a Duo model: {why}")
+    return config
+
+
+def add_small(
+    path: Path | str,
+    config: PretrainedConfig,
+    *,
+    width: int,
+    dtype: torch.dtype | str = torch.float32,
+    device_map: str | dict[str, Any] | None = None,
+) -> DuoCausalLM:
+    """A dense model with small FFNs of a width, initialised as its family does; arguments and errors as in `load`."""
+    return _read(path, config_for(config, small_width=width), dtype=dtype, device_map=device_map, new=".small.")
+
+
+def _read(
+    path: Path | str,
+    config: DuoConfig,
+    *,
+    dtype: torch.dtype | str,
+    device_map: str | dict[str, Any] | None,
+    new: str | None = None,
+) -> DuoCausalLM:
+    """The model, every weight of which was read and is finite; those with `new` in their names may be missing.
+
+    Raises:
+        OSError: the weights cannot be read; ValueError: an unknown dtype, or weights that are missing, of another shape, NaN,
+            infinite or on no device.
+    """
+    if dtype != "auto" and not isinstance(dtype, torch.dtype):
+        if dtype not in DTYPES:
+            raise ValueError(f"dtype {dtype!r}: allowed are 'auto', {', '.join(map(repr, DTYPES))}")
+        dtype = DTYPES[dtype]
+    _, causal_lm = CLASSES[family(config.model_type).name]
+    shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()  # its report of missing weights; ours is an error
+    try:
+        options = {"use_safetensors": True, "ignore_mismatched_sizes": True, "output_loading_info": True}
+        model, report = causal_lm.from_pretrained(path, config=config, dtype=dtype, device_map=device_map, **options)
+    except SafetensorError as error:
+        raise OSError(f"the weights in {path} are damaged or cut short ({error}): restore the file") from error
+    finally:
+        logging.set_verbosity(level)
+        if shown:
+            logging.enable_progress_bar()
+    missing = sorted(name for name in report["missing_keys"] if new is None or new not in name)
+    if missing:
+        raise ValueError(f"{path} lacks {len(missing)} weights, for example {missing[0]}: the checkpoint is incomplete")
+    if report["mismatched_keys"]:
+        name, stored, wanted = min(report["mismatched_keys"])
+        raise ValueError(f"weight {name} of {path} is {tuple(stored)}, its configuration says {tuple(wanted)}")
+    for name, tensor in model.state_dict().items():
+        if tensor.is_meta:
+            raise ValueError(
+                f"device_map leaves weight {name} of {path} on no device: give it more memory or a narrower dtype"
+            )
+        if not bool(torch.isfinite(tensor).all()):
+            raise ValueError(f"weight {name} of {path} holds NaN or infinity: the checkpoint is damaged")
+    return model
+
+
+def _tokenizer(path: Path | str) -> PreTrainedTokenizerBase | None:
+    """The tokenizer of a folder or Hub id; None for a folder without one."""
+    files = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
+    if Path(path).is_dir() and not any(Path(path, name).is_file() for name in files):
+        return None
+    return AutoTokenizer.from_pretrained(path)

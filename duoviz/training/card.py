@@ -1,0 +1,135 @@
+"""The model card: what a model was trained on, how, and with which commands."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import replace
+from typing import Any
+
+from .. import corpus
+from ..families import FAMILIES
+from ..model.duo import RandomPolicy
+from .plan import PRESETS, Preset
+from .text import HELD_ROWS
+
+
+def card(facts: dict[str, Any]) -> str:
+    """The model card, from what `training.json` holds: data, tokens, losses and, for every leg, seed and command."""
+    legs = facts["legs"]
+    shape = Preset(**legs[-1]["preset"])
+    losses = "\n".join(f"| {name.replace('_', ', ')} | {value:.3f} |" for name, value in facts["holdout_nats"].items())
+    trained = f"Trained on {facts['tokens']:,} tokens" + (f" in {len(legs)} legs." if len(legs) > 1 else ".")
+    if legs[0]["start"] and not legs[0]["conversion"]:
+        trained += (
+            f" It started from the model in {legs[0]['start']},\nwhich came without a record of its own training."
+        )
+    family = FAMILIES[shape.family].config.__name__.removesuffix("Config")
+    dense = not legs[-1]["policy"]["small"]
+    ffns = f"FFNs of width {shape.big}" + ("" if dense else f" (big)\nand {shape.small} (small)")
+    took = "Every token took every FFN."
+    if not dense:
+        took = "At each layer, independently,\neach token took the big FFN, the small one or none at random."
+    parts = [
+        f"# {facts['name']}",
+        f"""A {"dense" if dense else "Duo"} {family}: {shape.layers} layers of width {shape.hidden}, {shape.heads} heads, {ffns},
+a vocabulary of {shape.vocab:,}, trained on rows of {shape.context} tokens.
+It was made to be studied, not to be used: it knows only what it has read.""",
+        *_cuts(legs),
+        f"{trained} {took} {_held(legs)}",
+        "AdamW (0.9, 0.95), weight decay 0.1, gradients clipped at 1.",
+        *(_leg(leg, f"Leg {number}: " if len(legs) > 1 else "") for number, leg in enumerate(legs, 1)),
+        f"""| holdout (at most {HELD_ROWS} rows of {shape.context} tokens), policy | loss, nats per token |
+|---|---|
+{losses}""",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _cuts(legs: list[dict[str, Any]]) -> list[str]:
+    """A sentence for every leg that was cut off before its learning rate had come down."""
+    found = []
+    for number, leg in enumerate(legs, 1):
+        if leg["steps"] >= leg["steps_planned"]:
+            continue
+        steps = f"{leg['steps']:,} of {leg['steps_planned']:,} steps"
+        if number < len(legs):
+            found.append(
+                f"Leg {number} was cut off after {steps}, before its learning rate had come down; leg {number + 1} went on"
+                " from\nthere with a new warm-up and a new cosine."
+            )
+        else:
+            found.append(
+                f"Training is not finished: {steps}{f' of leg {number}' if number > 1 else ''}, the learning rate has not"
+                " come down\nyet, and the losses below will fall."
+            )
+    return found
+
+
+def _held(legs: list[dict[str, Any]]) -> str:
+    """What was kept out of training."""
+    sources = list(dict.fromkeys(source for leg in legs for source in leg["sources"]))
+    own = [source for source in sources if source not in corpus.PYTHON]
+    read = "The last rows of {} were held out.".format(" and ".join(own)) if own else ""
+    if len(own) == len(sources):
+        return read
+    return (
+        "The python sources are docstrings and sources of the standard library and of the\n"
+        "installed packages, read where they are installed. Documents whose hash falls into the holdout (4 %), and\n"
+        f"near-duplicates of those, were never trained on; neither was the shipped text. {read}"
+    ).strip()
+
+
+def _leg(leg: dict[str, Any], title: str) -> str:
+    """One leg of training: text, routes, schedule, seed and command."""
+    shape, policy = Preset(**leg["preset"]), leg["policy"]
+    if begun := leg["conversion"]:
+        ways = {"neurons": "from the most used neurons of the big ones", "random": "at random"}
+        learned = f", learned with weight {leg['distil']} from the dense model's predictions" if leg["distil"] else ""
+        part = "they alone were trained" if leg["frozen"] else "all weights were trained"
+        title += f"small FFNs were added to {begun['model']}, begun {ways[begun['begin']]}; {part}{learned}. "
+    cut = f" of {leg['steps_planned']:,}" if leg["steps"] < leg["steps_planned"] else ""
+    rate = f"{shape.learning_rate} after {shape.warmup_steps} steps, then a cosine to {shape.final_learning_rate}"
+    odds = f"big with probability {policy['big']}, small {policy['small']}, none {policy['skip']}"
+    return f"""{title}{leg["tokens"]:,} tokens of {" and ".join(leg["sources"])} in equal parts: {leg["steps"]:,}{cut} steps
+of {shape.rows} rows of {shape.context} tokens; {odds};
+learning rate {rate}; seed {leg["seed"]}.
+
+{_command(leg)}"""
+
+
+def _command(leg: dict[str, Any]) -> str:
+    """The command that trains a leg, or why there is none."""
+    shape, policy = Preset(**leg["preset"]), leg["policy"]
+    if begun := leg["conversion"]:
+        given: dict[str, Any] = {
+            "--model": begun["model"],
+            "--out": f"runs/{leg['name']}",
+            "--small": shape.small,
+            "--begin": begun["begin"],
+        }
+        given |= {"--tokens": shape.tokens, "--learning-rate": shape.learning_rate, "--distil": leg["distil"]}
+        rest = {"--sources": ",".join(leg["sources"]), "--seed": leg["seed"], "--micro-rows": leg["micro_rows"]}
+        return _lines("convert", given, {**rest, **({"--frozen": None} if leg["frozen"] else {"--together": None})})
+    names = [name for name, preset in PRESETS.items() if replace(preset, tokens=shape.tokens, big=shape.big) == shape]
+    if not names:
+        return "It was trained from Python: its shape and schedule are no preset of the command line."
+    given = {"--out": f"runs/{leg['name']}"}
+    if names[0] != "tiny":
+        given["--preset"] = names[0]
+    if leg["start"]:
+        given["--start"] = leg["start"]
+    if shape.tokens != PRESETS[names[0]].tokens:
+        given["--tokens"] = shape.tokens
+    if shape.big != PRESETS[names[0]].big:
+        given["--width"] = shape.big
+    rest = {"--sources": ",".join(leg["sources"])}
+    if (policy["big"], policy["skip"]) != (RandomPolicy().big, RandomPolicy().skip):
+        rest |= {"--big": policy["big"], "--skip": policy["skip"]}
+    rest |= {"--seed": leg["seed"], "--micro-rows": leg["micro_rows"]}
+    return _lines("train", given, rest)
+
+
+def _lines(command: str, *options: dict[str, Any]) -> str:
+    """A command of the shell, indented, its options on a line each group; an option that is None is a flag."""
+    words = [[str(word) for pair in some.items() for word in pair if word is not None] for some in options]
+    return f"    python -m duoviz {command} " + " \\\n        ".join(map(shlex.join, words))

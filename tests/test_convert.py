@@ -1,0 +1,166 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import dense_model
+from typer.testing import CliRunner
+
+from duoviz import cli, corpus, model, training
+from duoviz.convert import begin_with_neurons, convert
+from duoviz.model import RandomPolicy
+from duoviz.study import train_small, training_rows
+
+IDS = torch.from_numpy(np.random.default_rng(0).integers(0, 61, (2, 16)))
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "words.txt"
+    path.write_text(" ".join(f"word {i % 97} and {i % 13} more, {i % 7} times" for i in range(6000)))
+    return f"file:{path}"
+
+
+@pytest.fixture(scope="module")
+def dense(text, tmp_path_factory):
+    """A small dense OPT, trained a little by the command that trains the shipped one."""
+    shape = training.Preset(32, 3, 4, 64, 4, 300, 32, 20_000, 8, 2e-3, 1e-4, family="opt")
+    plan = training.Stage1(
+        out=tmp_path_factory.mktemp("dense"), preset=shape, sources=(text,), policy=RandomPolicy(1.0, 0.0, 0.0)
+    )
+    return training.train(plan)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "opt"])
+def test_the_neurons_that_add_most_are_kept_and_rescaled_by_least_squares(name, tmp_path):
+    dense_model(name).save_pretrained(tmp_path)
+    ffn = convert(tmp_path, IDS, small=5, begin="random").decoder_layers[1].duo_ffn
+    x = torch.randn(40, 32, generator=torch.Generator().manual_seed(1))
+    *into, out = ffn.linears()
+    weights = [linear.weight.T if name == "gpt2" else linear.weight for linear in (*into, out)]
+    zero = torch.zeros(48)
+    first, *second = [x @ w.T + (zero if m.bias is None else m.bias) for m, w in zip(into, weights)]
+    if name == "llama":
+        inner = torch.nn.functional.silu(first) * second[0]
+    else:
+        inner = torch.relu(first) if name == "opt" else torch.nn.functional.gelu(first, approximate="tanh")
+    added = inner[:, None, :] * weights[-1]  # [token, hidden, neuron]
+    kept = added.norm(dim=1).mean(0).topk(5).indices
+    part, whole = added[..., kept].sum(-1), added.sum(-1)
+    (factor,) = np.linalg.lstsq(part.detach().reshape(-1, 1), whole.detach().reshape(-1), rcond=None)[0]
+    begin_with_neurons(ffn, x)
+    bias = 0.0 if out.bias is None else out.bias
+    torch.testing.assert_close(ffn.big(x), whole + bias, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(ffn.small(x), float(factor) * part + bias, atol=1e-4, rtol=1e-4)
+
+
+def test_the_width_is_a_sixteenth_unless_given_and_the_seed_counts(tmp_path):
+    dense_model("llama").save_pretrained(tmp_path)
+    ffns = [
+        convert(tmp_path, IDS, begin="random", seed=seed).decoder_layers[0].duo_ffn.small.up_proj.weight
+        for seed in (0, 0, 1)
+    ]
+    assert ffns[0].shape == (3, 32)
+    assert torch.equal(ffns[0], ffns[1])
+    assert not torch.equal(ffns[0], ffns[2])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"begin": "noise"}, "begin 'noise': allowed are neurons, random"),
+        ({"small": 48}, r"small 48: give a width of 1\.\.47"),
+        ({"small": 0}, r"small 0: give a width of 1\.\.47"),
+        ({"ids": IDS + 50}, r"token ids 50\.\.\d+: the vocabulary has 0\.\.60"),
+    ],
+)
+def test_conversions_that_are_refused(given, message, tmp_path):
+    dense_model("llama").save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        convert(tmp_path, **{"ids": IDS, **given})
+
+
+def test_a_duo_model_is_not_converted_again(lm, tmp_path):
+    lm.model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="is a Duo model already"):
+        convert(tmp_path, IDS)
+
+
+def test_a_policy_without_small_trains_a_dense_model(dense):
+    assert json.loads((dense / "config.json").read_text())["architectures"] == ["OPTForCausalLM"]
+    assert "small" not in (dense / "model.safetensors").read_bytes()[:5000].decode("latin1")
+    assert "A dense OPT: 3 layers of width 32" in (dense / "README.md").read_text()
+    losses = json.loads((dense / "training.json").read_text())["holdout_nats"]
+    (name, loss) = next(iter(losses.items()))
+    assert name.endswith("_big")
+    assert len(losses) == 1
+    lm = model.load(dense, choices="-B")
+    assert loss < np.log(300) - 1
+    with pytest.raises(ValueError, match="this model has only '-B'"):
+        lm.score(np.arange(10)[None], "SSS")
+
+
+def test_frozen_leaves_the_dense_model_as_it_was(dense, text, tmp_path):
+    folder = train_small(str(dense), tmp_path, tokens=20_000, sources=[text], micro_rows=8, frozen=True)
+    before, after = model.load(dense, choices="-B"), model.load(folder)
+    ids = corpus.encode(after.tokenizer, "word 5 and 6 more, 7 times word").ids
+    np.testing.assert_array_equal(before.score(ids, "B-B"), after.score(ids, "B-B"))
+    held = json.loads((folder / "training.json").read_text())
+    begun = model.load(tmp_path / "converted")
+    rows = training_rows(begun, 5_000, sources=[text]).astype(np.int64)
+    assert after.score(rows, "SSS").mean() < begun.score(rows, "SSS").mean()
+    assert [leg["conversion"] is None for leg in held["legs"]] == [True, False]
+    card = " ".join((folder / "README.md").read_text().split())
+    assert "begun from the most used neurons of the big ones; they alone were trained" in card
+    assert "python -m duoviz convert --model" in card
+
+
+def test_together_and_distilled_the_big_ffns_move_too(dense, text, tmp_path):
+    ways = {"tokens": 5_000, "sources": [text], "micro_rows": 8}
+    folder = train_small(str(dense), tmp_path, frozen=False, distil=0.5, **ways)
+    before, after = model.load(dense, choices="-B"), model.load(folder)
+    assert not torch.equal(before.head.weight, after.head.weight)
+    assert train_small(str(dense), tmp_path, frozen=False, distil=0.5, **ways) == folder  # nothing left to do
+    with pytest.raises(ValueError, match=r"holds a run with distil=0\.5"):
+        train_small(str(dense), tmp_path, frozen=False, **ways)
+    with pytest.raises(ValueError, match="holds a conversion with"):
+        train_small(str(dense), tmp_path, begin="random", **ways)
+
+
+def test_distillation_alone_comes_nearer_to_the_dense_model(dense, text, tmp_path):
+    ways = {"tokens": 20_000, "sources": [text], "micro_rows": 8, "frozen": True}
+    folder = train_small(str(dense), tmp_path, distil=1.0, **ways)
+    lm = model.load(dense, choices="-B")
+    rows = training_rows(lm, 2_000, sources=[text]).astype(np.int64)
+    x, small = torch.from_numpy(rows), torch.ones(3, dtype=torch.int8)
+    with torch.no_grad():
+        taught = lm.model(x).logits
+        found = [
+            float(training.divergence(taught, model.load(path).model(x, duo_routes=small).logits))
+            for path in (tmp_path / "converted", folder)
+        ]
+    assert 0 < found[1] < found[0]
+
+
+def test_divergence_by_hand():
+    taught, found = torch.tensor([[[0.0, 0.0], [9.0, 9.0]]]), torch.tensor([[[np.log(3.0), 0.0], [0.0, 5.0]]])
+    wanted = 0.5 * np.log(0.5 / 0.75) + 0.5 * np.log(0.5 / 0.25)  # of the first token alone
+    assert float(training.divergence(taught, found)) == pytest.approx(wanted)
+    assert float(training.divergence(taught, found, 4)) == pytest.approx(wanted / 4)
+
+
+def test_the_command_says_where_the_model_is_or_what_is_wrong(dense, text, tmp_path):
+    def run(*words):
+        return CliRunner().invoke(cli.app, ["convert", "--out", str(tmp_path), "--sources", text, *words])
+
+    done = run("--model", str(dense), "--tokens", "0", "--small", "6")
+    assert done.exit_code == 0, done.output
+    assert f"the Duo model is in {tmp_path / 'converted'}" in done.output
+    assert model.load(tmp_path / "converted").model.config.small_intermediate_size == 6
+    wrong = run("--model", str(tmp_path / "nowhere"))
+    assert wrong.exit_code == 2
+    assert "holds a conversion with" in wrong.output or "there is no such folder" in wrong.output
+    with pytest.raises(ValueError, match=r"distil 1\.5: give 0"):
+        training.Stage1(out=tmp_path, distil=1.5)
+    with pytest.raises(ValueError, match="frozen or distil: there is no model to keep"):
+        training.Stage1(out=tmp_path, frozen=True)
