@@ -131,7 +131,8 @@ class Stage1:
         policy: probabilities of the three choices; where none goes to small, a dense model is trained.
         seed: of the initial weights, of the order of the text and of the routes.
         micro_rows: sequences in one forward pass; gradients are accumulated up to the preset's `rows`.
-        evaluate_every, save_every: steps.
+        evaluate_every: steps; a tenth of the run, at most 250, if not given.
+        save_every: steps.
         start: a Duo folder to start from instead of random weights; the learning rate is warmed up again.
         frozen: train the small FFNs alone.
         distil: weight of the divergence from the start's own all-big predictions, against the cross-entropy: 0 to 1.
@@ -149,7 +150,7 @@ class Stage1:
     policy: RandomPolicy = RandomPolicy()
     seed: int = 0
     micro_rows: int = 8
-    evaluate_every: int = 250
+    evaluate_every: int | None = None
     save_every: int = 100
     start: Path | None = None
     frozen: bool = False
@@ -169,7 +170,7 @@ class Stage1:
             raise ValueError(f"distil {self.distil}: give 0 (the text alone) to 1 (the big model's predictions alone)")
         if (self.frozen or self.distil) and self.start is None:
             raise ValueError("frozen or distil: there is no model to keep or to learn from; give a start")
-        if min(self.micro_rows, self.evaluate_every, self.save_every) < 1:
+        if min(self.micro_rows, self.evaluation_steps, self.save_every) < 1:
             raise ValueError(f"{self}: micro_rows, evaluate_every and save_every must be at least 1")
         if self.preset.rows % self.micro_rows:
             raise ValueError(f"micro_rows {self.micro_rows} must divide the {self.preset.rows} rows of a step")
@@ -178,6 +179,11 @@ class Stage1:
     def steps(self) -> int:
         """Optimizer steps."""
         return self.preset.steps
+
+    @property
+    def evaluation_steps(self) -> int:
+        """Steps between evaluations."""
+        return max(1, min(250, self.steps // 10)) if self.evaluate_every is None else self.evaluate_every
 
     def leg(self, steps: int) -> dict[str, Any]:
         """What `training.json` says of this run after so many steps; a model trained in several runs has several legs."""
