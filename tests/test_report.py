@@ -3,14 +3,19 @@
 import json
 import os
 import re
+import shutil
+from pathlib import Path
 
 import nbformat
 import pytest
+from conftest import dense_model
 from typer.testing import CliRunner
 
 from duoviz import report, style
 from duoviz.cli import app
 from duoviz.report import index, page, run
+
+SHIPPED = Path(__file__).resolve().parents[1] / "data" / "duo-tiny"
 
 
 def test_every_notebook_runs_with_other_parameters(built):
@@ -22,6 +27,40 @@ def test_every_notebook_runs_with_other_parameters(built):
         assert executed == report.without_widgets(executed)
         assert "https://cdn" not in (out / f"{made.name}.html").read_text()
     assert (out / "index.html").stat().st_size < 10_000 + index.MOST_BYTES * len(pages)
+
+
+@pytest.mark.parametrize(("family", "layers", "absent"), [("qwen3", 4, "15"), ("gpt2", 16, "157")])
+def test_a_strangers_dense_model_gets_the_notebooks_that_apply(family, layers, absent, tmp_path):
+    """Also one whose routes are too many to enumerate."""
+    dense = dense_model(family, layers=layers, vocab=4096, context=128)
+    dense.save_pretrained(tmp_path / "own", max_shard_size="200kB")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(SHIPPED / name, tmp_path / "own")
+    given = ["-p", "documents=1", "-p", "length=6", "-p", "context=reference:big"]
+    done = CliRunner().invoke(app, ["report", "--model", str(tmp_path / "own"), "--out", str(tmp_path / "out"), *given])
+    assert done.exit_code == 0, done.output
+    shown = (tmp_path / "out" / "index.html").read_text()
+    for path in report.notebooks():
+        number = path.stem.partition("-")[0]
+        assert (tmp_path / "out" / f"{path.stem}.html").exists() == (number not in absent)
+    assert shown.count("does not apply: ") == len(absent)
+    assert "own is a dense model, without small FFNs" in shown
+    assert ("2^16 routes are too many to look at each" in shown) == (layers == 16)
+    own = nbformat.read(tmp_path / "out" / "8-your-own-model.ipynb", as_version=4)
+    printed = "".join(out.get("text", "") for cell in own.cells for out in cell.get("outputs", []))
+    assert f"{family}: {layers} layers" in printed
+    assert f"searched by method {'descent' if layers == 16 else 'exhaustive'}" in printed
+    assert "there is no" in printed
+
+
+def test_a_notebook_may_only_need_what_is_known(tmp_path, monkeypatch):
+    write(tmp_path, "1-a", parameter='model: str = "data/duo-tiny"  # a model')
+    notebook = nbformat.read(tmp_path / "1-a.ipynb", as_version=4)
+    notebook.metadata["duoviz"] = {"needs": ["luck"]}
+    nbformat.write(notebook, tmp_path / "1-a.ipynb")
+    monkeypatch.setattr(run, "NOTEBOOKS", tmp_path)
+    with pytest.raises(ValueError, match=r"1-a.ipynb needs \['luck'\]: known are small, routers, every route"):
+        report.build(tmp_path / "out")
 
 
 def write(folder, name, *code, parameter="x: int = 1  # a parameter"):

@@ -69,7 +69,7 @@ def test_a_model_without_routers_has_no_router_curve(study, tmp_path):
 
 
 def test_landscapes_of_a_source_say_what_a_search_finds(study, monkeypatch):
-    monkeypatch.setattr("duoviz.study.study.RETRACED", ("descent-0", "surrogate-20"))
+    monkeypatch.setattr("duoviz.study.landscapes.RETRACED", ("descent-0", "surrogate-20"))
     tables, tokens = study.landscapes("shipped-prose", positions=2), study.tokens("shipped-prose")
     best = oracle.search(study.lm, tokens, Space(12), context="reference:big").loss_nats
     big = study.losses("shipped-prose", "B" * 12)

@@ -48,7 +48,7 @@ def _without(entries: dict, names: Sequence[str]) -> dict:
 
 def index(pages: Sequence[Page]) -> str:
     """The page that links to all others; it needs nothing but `plotly.min.js` beside it."""
-    now = datetime.now(UTC)
+    now, ran = datetime.now(UTC), sum(not page.absent for page in pages)
     versions = {"Python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
     drawn = "\n".join(f'thumbnail("{page.name}", {page.thumbnail});' for page in pages if page.thumbnail)
     return f"""<!doctype html>
@@ -60,7 +60,7 @@ def index(pages: Sequence[Page]) -> str:
 (after Duo-LLM, arXiv 2410.10846).</p>
 <main>
 {"".join(map(_card, pages))}</main>
-<footer>Made <time datetime="{now:%Y-%m-%dT%H:%MZ}">{now:%Y-%m-%d %H:%M} UTC</time>; {len(pages)} notebooks took
+<footer>Made <time datetime="{now:%Y-%m-%dT%H:%MZ}">{now:%Y-%m-%d %H:%M} UTC</time>; {ran} notebooks took
 {_duration(sum(page.seconds for page in pages))}.
 {style.escape(", ".join(f"{name} {number}" for name, number in versions.items()))}.</footer>
 <script src="plotly.min.js"></script>
@@ -76,6 +76,14 @@ def _card(page: Page) -> str:
     picture = f'<img id="{link}" alt="">' if page.thumbnail else f"<span>{style.escape(number)}</span>"
     error = f'<p class="error">{style.escape(page.error)}</p>\n' if page.error else ""
     parameters = style.escape("\n".join(f"{name} = {value!r}" for name, value in page.parameters.items()))
+    if page.absent:
+        return f"""<article>
+<div class="thumbnail"><span>{style.escape(number)}</span></div>
+<h2>{style.escape(f"{number}. {page.title}")}</h2>
+<p>{style.escape(page.question)}</p>
+<p class="facts">does not apply: {style.escape(page.absent)}</p>
+</article>
+"""
     return f"""<article>
 <a class="thumbnail" href="{link}.html" tabindex="-1" aria-hidden="true">{picture}</a>
 <h2><a href="{link}.html">{style.escape(f"{number}. {page.title}")}</a></h2>

@@ -33,6 +33,7 @@ class Page:
         error: what went wrong; empty if nothing did. Cells are counted from 1.
         parameters: the parameters it ran with.
         thumbnail: its first figure, drawn small on the index: arguments of a JavaScript function; empty if it has none.
+        absent: why it does not apply to the model, and was not run; empty if it was.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Page:
     error: str = ""
     parameters: dict[str, Any] = field(default_factory=dict)
     thumbnail: str = ""
+    absent: str = ""
 
 
 def without_widgets(notebook: Notebook) -> Notebook:

@@ -14,6 +14,9 @@ from typing import Any
 
 import nbformat
 
+from ..model import DuoConfig, configuration
+from ..oracle import AUTO_EXHAUSTIVE
+from ..study import Study
 from .index import index, thumbnail
 from .page import Page, html, without_widgets
 
@@ -45,7 +48,8 @@ def build(
     fresh: bool = False,
     say: Callable[[str], None] = print,
 ) -> list[Page]:
-    """Run notebooks and write the report; one that fails, or whose kernel dies, is reported and the others still run.
+    """Run notebooks and write the report; one that fails, or whose kernel dies, is reported and the others still run. One that
+    needs what the model does not have (`needs` in its metadata) is left out, and the index says why.
 
     Args:
         out: folder of the report.
@@ -55,23 +59,54 @@ def build(
         say: is told about progress.
 
     Raises:
-        ValueError: a notebook or a parameter that does not exist, or a value of another type than the notebook's own.
+        ValueError: a notebook or a parameter that does not exist, or a value of another type than the notebook's own; a
+            model that cannot be loaded.
+        OSError: no such model.
     """
     chosen, parameters = notebooks(only), parameters or {}
     defaults = {path: _parameters(path) for path in chosen}
     _check(parameters, defaults)
+    absent = {path: _absent(path, {**defaults[path], **parameters}.get("model")) for path in chosen}
+    running = [path for path in chosen if not absent[path]]
     out.mkdir(parents=True, exist_ok=True)
     _plotly_js(out)  # first: a page can be read as soon as it is there
     pages = []
     with _environment(fresh=fresh):
         for number, path in enumerate(chosen, 1):
+            if absent[path]:
+                say(f"[{number}/{len(chosen)}] {path.stem} does not apply: {absent[path]}")
+                pages.append(Page(path.stem, *_heading(path), 0.0, absent=absent[path]))
+                continue
             say(f"[{number}/{len(chosen)}] {path.stem} ...")
             given = {name: value for name, value in parameters.items() if name in defaults[path]}
-            page = _page(path, out, given, _links(chosen, number - 1))
+            page = _page(path, out, given, _links(running, running.index(path)))
             say(f"[{number}/{len(chosen)}] {path.stem}: {page.error or f'{page.seconds:.0f} s'}")
             pages.append(page)
     (out / "index.html").write_text(index(pages), encoding="utf-8")
     return pages
+
+
+def _absent(path: Path, model: str | None) -> str:
+    """Why a notebook does not apply to a model: the first of its needs that the model does not have; nothing if it applies.
+
+    Raises:
+        ValueError: a need that is not known, or a model that cannot be loaded.
+        OSError: no such model.
+    """
+    needs = nbformat.read(path, as_version=4).metadata.get("duoviz", {}).get("needs", [])
+    if model is None or not needs:
+        return ""
+    study = Study(model=model)
+    config = configuration(study.folder)
+    layers, dense = config.num_hidden_layers, not isinstance(config, DuoConfig)
+    has = {
+        "small": (not dense, f"{model} is a dense model, without small FFNs"),
+        "routers": (any(Path(study.folder, "routers").glob("budget-*")), f"{model} has no routers for budgets"),
+        "every route": (2**layers <= AUTO_EXHAUSTIVE, f"2^{layers} routes are too many to look at each"),
+    }
+    if unknown := set(needs) - set(has):
+        raise ValueError(f"{path.name} needs {sorted(unknown)}: known are {', '.join(has)}")
+    return next((why for there, why in map(has.__getitem__, needs) if not there), "")
 
 
 def _parameters(path: Path) -> dict[str, Any]:

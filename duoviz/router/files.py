@@ -20,13 +20,13 @@ from .linear import Mixture, Router
 Log = list[dict[str, float | int]]
 """One record per step."""
 BUDGETS = (2, 4, 6, 8, 10)
-MIXTURES = ((0.3, 0.7, 0.0), (0.5, 0.0, 0.5), (0.5, 0.3, 0.2))
+MIXTURES = ((0.3, 0.7, 0.0), (0.5, 0.0, 0.5), (0.5, 0.3, 0.2), (0.0, 0.5, 0.5), (0.3, 0.5, 0.2))
 """Shares of big, small and skip."""
 
 
 def standard(layers: int) -> dict[str, Mixture]:
     """The routers that belong to a model, by folder name: the budgets of figure 4b (`budget-4`: so many layers big, the rest
-    small) and the mixtures of figure 7 (shares in per cent)."""
+    small) and the mixtures of figures 7 and 9 (shares in per cent)."""
     found = {f"budget-{k}": Mixture.from_budget(k, layers) for k in BUDGETS if k < layers}
     for shares in MIXTURES:
         parts = zip(("big", "small", "skip"), shares)

@@ -3,10 +3,8 @@
 from .inspection import Inspection
 from .study import (
     CALIBRATION,
-    CANDIDATES,
     CARRIED,
     OBJECTIVES,
-    RETRACED,
     ROOT,
     SHIPPED_RESULTS,
     WITHOUT_LABEL,
@@ -17,10 +15,8 @@ from .training import train_router, train_small, training_rows
 
 __all__ = [
     "CALIBRATION",
-    "CANDIDATES",
     "CARRIED",
     "OBJECTIVES",
-    "RETRACED",
     "ROOT",
     "SHIPPED_RESULTS",
     "WITHOUT_LABEL",

@@ -68,7 +68,6 @@ class Inspection:
         if question.context == "uniform":
             raise ValueError("context 'uniform' has no landscape of one token: take committed or reference:<route>")
         committed = question.context == "committed"
-        space = routes.Space(self.lm.layers, question.choices)
         passes = len(OBJECTIVES) * (self.lm.layers + 1) if committed else 1
         steps, done = passes * tokens.scored.shape[1] * -(-len(tokens) // BATCH), 0
 
@@ -80,7 +79,7 @@ class Inspection:
         setting = oracle.Setting(batch_size=BATCH, watch=step)
         ways: dict[str, Any] = {
             "context": question.context,
-            "method": "exhaustive" if space.count() <= AUTO_EXHAUSTIVE else "auto",
+            "method": self.study.method(question.choices),
             "choices": question.choices,
         }
         own_scope = question.skip_scope == self._own_scope or "-" not in question.choices

@@ -13,19 +13,20 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from .. import corpus, frames, metrics, oracle, records, router, routes, store
+from .. import corpus, frames, oracle, records, router, routes, store
 from ..inspector import Inspector, Question
 from ..model import DuoConfig, LanguageModel, configuration, load
+from ..oracle.methods import parse as parse_method
 from ..router import Mixture
+from . import landscapes
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED_RESULTS = ROOT / "data" / "results"
@@ -37,13 +38,10 @@ CARRIED = (*OBJECTIVES, "sampled")
 """And the routes of the null control scored on the true targets, where one pass serves them all."""
 WITHOUT_LABEL = ("expected:mean", "agree_big", "entropy")
 """Further objectives that need no answer."""
-CANDIDATES = tuple(2**power for power in range(20))
-"""Numbers of random routes whose best is compared with all big, up to all routes."""
-NULL_DRAWS = 4
-"""Sampled targets of a landscape's position."""
-NUMBERS = {"descent": (0, 1, 2, 4), "surrogate": (20, 40, 80, 160), "beam": (4, 8, 16, 32), "mcts": (25, 50, 100, 200)}
-RETRACED = tuple(f"{name}-{number}" for name, numbers in NUMBERS.items() for number in numbers)
-"""Methods that do not enumerate, with their numbers."""
+RANDOM = "random-100"
+"""The paper's best of 100 random routes."""
+FIXED_CANDIDATES = 64
+"""Random routes of each budget that the fixed one is chosen from where not all can be looked at."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +54,7 @@ class Study:
         documents: documents of each source.
         length: tokens of a document's block.
         seed: of every draw.
+        skip_scope: what a skip leaves out, if not what the model's configuration says.
         results: where new results are kept.
         fresh: compute everything again, once. The environment variable DUOVIZ_FRESH, a time in seconds since 1970, has
             all studies compute again what was stored before.
@@ -66,6 +65,7 @@ class Study:
     documents: int = 16
     length: int = 128
     seed: int = 0
+    skip_scope: str | None = None
     results: Path = ROOT / "runs" / "results"
     fresh: bool = False
 
@@ -79,7 +79,7 @@ class Study:
     def lm(self) -> LanguageModel:
         """The model; of a dense one the layers can be skipped."""
         dense = not isinstance(configuration(self.folder), DuoConfig)
-        return load(self.folder, choices="-B" if dense else None)
+        return load(self.folder, choices="-B" if dense else None, skip_scope=self.skip_scope)
 
     @cached_property
     def _store(self) -> store.Store:
@@ -100,15 +100,19 @@ class Study:
         objectives: tuple[str, ...] = OBJECTIVES,
         *,
         context: str = "committed",
-        method: str = "exhaustive",
-        choices: str = "SB",
+        method: str | None = None,
+        choices: str | None = None,
         setting: oracle.Setting = oracle.Setting(batch_size=16),
     ) -> dict[str, records.Curve]:
         """Best routes for every budget of big layers, for each objective (figures 2, 4).
 
+        Method and choices are `method` and `choices` of the study if not given.
         Objectives that share no pass (see `oracle.survey`) are results of their own: an interrupted survey keeps those it had.
         """
-        tokens = self.tokens(source)
+        tokens, choices = self.tokens(source), choices or self.choices
+        method = method or self.method(choices)
+        if context == "uniform" and method not in ("exhaustive", RANDOM):
+            method = RANDOM  # the searches follow one token's routes, not a whole text's
         ways: dict[str, Any] = {"context": context, "method": method, "choices": choices}
 
         def compute(names: tuple[str, ...], keep: oracle.Keep) -> dict[str, pd.DataFrame]:
@@ -127,13 +131,16 @@ class Study:
     ) -> records.Found:
         """A search that is never looked up: the first positions of the first documents."""
         part = self.tokens(source)[:documents].cut(positions + 1)
-        return oracle.search(self.lm, part, space, context=context)
+        return oracle.search(self.lm, part, space, context=context, method="auto")
 
-    def fixed_routes(self, choices: str = "SB") -> np.ndarray:
-        """For every budget the one route that is best on average on the calibration texts: int8 `[k, layer]`."""
+    def fixed_routes(self, choices: str | None = None) -> np.ndarray:
+        """For every budget the one route that is best on average on the calibration texts: int8 `[k, layer]`; of all routes, or
+        of 64 at random for each budget where there are too many."""
+        choices = choices or self.choices
 
         def compute(_: oracle.Keep) -> dict[str, pd.DataFrame]:
-            chosen = oracle.fixed(self.lm, self.calibration(), choices=choices)
+            few = None if self.method(choices) == "exhaustive" else FIXED_CANDIDATES
+            chosen = oracle.fixed(self.lm, self.calibration(), choices=choices, candidates=few, seed=self.seed)
             return {"fixed": pd.DataFrame({"budget": range(len(chosen)), "route": routes.to_texts(chosen)})}
 
         table = self._cached("fixed", {"choices": choices, **_text(self.calibration())}, compute)["fixed"]
@@ -141,7 +148,7 @@ class Study:
 
     def calibration(self) -> records.Tokens:
         """Texts that were never trained on and that nothing is scored on."""
-        take = partial(corpus.blocks, self.lm.tokenizer, length=128, split="calibration")
+        take = partial(corpus.blocks, self.lm.tokenizer, length=min(128, self.lm.context), split="calibration")
         return records.Tokens.joined([take(name, documents=number) for name, number in CALIBRATION])
 
     def fixed(self, source: str, *, null: bool = False) -> records.Curve:
@@ -172,45 +179,26 @@ class Study:
         return frames.curve_from_frame(table, tokens)
 
     def curves(self, source: str, *, context: str = "committed") -> list[records.Curve]:
-        """Every policy over the number of big layers, beside each other (figure 4b)."""
+        """Every policy over the number of big layers, beside each other (figure 4b). Where routes are too many to enumerate, the
+        oracle is what `method` finds: its loss is an upper bound."""
         found = self.survey(source, OBJECTIVES if context == "committed" else CARRIED, context=context)
-        random = self.survey(source, ("nll",), context=context, method="random-100")
-        return [*found.values(), *random.values(), self.fixed(source)]
+        random = self.survey(source, ("nll",), context=context, method=RANDOM)
+        return [replace(found.pop("nll"), name="oracle"), *found.values(), *random.values(), self.fixed(source)]
 
     def landscapes(self, source: str, *, positions: int = 32) -> dict[str, pd.DataFrame]:
-        """What all routes of some positions say, under `reference:big`; a row of each table is a position of a text.
-
-        Tables (columns beside seq and position): `additivity` (additive, pairwise: R squared), `candidates` (candidates,
-        true_nats, null_nats: expected gain over all big of the best of so many random routes), `methods` (method, space:
-        free or each budget; regret_nats, routes).
+        """What all routes of some positions say, under `reference:big` (see `landscapes.measured`).
 
         Args:
             source: which texts.
             positions: of each text, evenly spaced.
         """
-        tokens, space = self.tokens(source), routes.Space(self.lm.layers, "SB")
-        places = np.unique(np.linspace(0, tokens.scored.shape[1] - 1, positions).astype(int)).tolist()
-        spaces = {"free": [space], "each budget": routes.by_big(self.lm.layers, "SB")}
-        candidates = sorted({*(k for k in CANDIDATES if k < space.count()), space.count()})
-        asked = {"positions": positions, "candidates": candidates, "methods": RETRACED, "draws": NULL_DRAWS}
+        tokens, space = self.tokens(source), routes.Space(self.lm.layers, self.choices)
+        asked = {"positions": positions, **landscapes.asked(space), "seed": self.seed}
 
         def compute(_: oracle.Keep) -> dict[str, pd.DataFrame]:
-            drawn = [f"null:{self.seed + draw}" for draw in range(NULL_DRAWS)]
-            true, *null = oracle.landscapes(self.lm, tokens, space, places, objectives=("nll", *drawn))
-            made: dict[str, list[pd.DataFrame]] = {"additivity": [], "candidates": [], "methods": []}
-            fits = dict(zip(("additive", "pairwise"), oracle.additivity(space, true)))
-            made["additivity"].append(frames.sampled(tokens, places, fits))
-            for k in candidates:
-                one, *others = (each[..., -1] - metrics.least_of(each, k) for each in (true, *null))
-                gains = {"true_nats": one, "null_nats": np.mean(others, axis=0)}
-                made["candidates"].append(frames.sampled(tokens, places, gains, candidates=k))
-            for (name, searched), method in product(spaces.items(), RETRACED):
-                regret, tried = oracle.retraced(space, true, searched, method, seed=self.seed)
-                found = {"regret_nats": regret.mean(0), "routes": tried}
-                made["methods"].append(frames.sampled(tokens, places, found, method=method, space=name))
-            return {name: pd.concat(parts, ignore_index=True) for name, parts in made.items()}
+            return landscapes.measured(self.lm, tokens, space, positions=positions, seed=self.seed)
 
-        return self._cached("landscapes", {**_text(tokens), **asked, "seed": self.seed}, compute)
+        return self._cached("landscapes", {**_text(tokens), **asked}, compute)
 
     def replayed(self, source: str, curve: records.Curve) -> records.Curve:
         """What the routes of a curve are worth in one ordinary forward pass, whatever context they were chosen in."""
@@ -224,7 +212,7 @@ class Study:
     def schedule(self, source: str, first: int, last: int, *, context: str = "committed") -> records.Found:
         """Best routes under a budget that changes along the text (figure 4c)."""
         budgets = routes.ramp(first, last, positions=self.length - 1)
-        spaces = [routes.Space(self.lm.layers, "SB", big=int(k)) for k in budgets]
+        spaces = [routes.Space(self.lm.layers, self.choices, big=int(k)) for k in budgets]
         return self._search(source, spaces, context, {"first": first, "last": last})
 
     def _search(self, source: str, spaces: list[routes.Space], context: str, asked: dict[str, Any]) -> records.Found:
@@ -232,7 +220,8 @@ class Study:
 
         def compute(keep: oracle.Keep) -> dict[str, pd.DataFrame]:
             given = spaces[0] if len(spaces) == 1 else spaces
-            return {"found": frames.found(oracle.search(self.lm, tokens, given, context=context, keep=keep), tokens)}
+            found = oracle.search(self.lm, tokens, given, context=context, method="auto", keep=keep)
+            return {"found": frames.found(found, tokens)}
 
         table = self._cached("search", {**_text(tokens), "context": context, **asked}, compute)["found"]
         return frames.found_from_frame(table, tokens)
@@ -270,6 +259,21 @@ class Study:
     def choices(self) -> str:
         """The choices whose routes are searched: small and big where the model has small FFNs."""
         return "SB" if "S" in self.lm.choices else "-B"
+
+    @property
+    def cheapest(self) -> str:
+        """What the route without a big layer is called."""
+        return "all small" if self.choices == "SB" else "all skipped"
+
+    def method(self, choices: str | None = None) -> str:
+        """How all routes are searched, as `auto` picks it: exhaustive, or without enumeration where there are too many."""
+        return parse_method("auto", routes.Space(self.lm.layers, choices or self.choices))[0]
+
+    @property
+    def converted(self) -> Study | None:
+        """The same study of the same model with small FFNs (see `train_small`), if that lies beside it as MODEL-duo."""
+        other = replace(self, model=f"{self.model.rstrip('/')}-duo")
+        return other if Path(other.folder).is_dir() else None
 
     def training_log(self) -> pd.DataFrame:
         """The log of stage 1.
