@@ -296,13 +296,17 @@ def every(curves, tokens):
     land = Landscape(space.enumerate(), np.arange(16, dtype=np.float32), 16)
     marks = frames.best_routes(land, number=2).assign(policy=["oracle", "router"])
     log = pd.DataFrame({"tokens": [1, 2], "loss": [2.0, 1.0], "eval_s_big": [2.0, 1.0]})
+    one = frames.measured({"dense": curves["nll"].loss_nats[0], "duo": curves["nll"].loss_nats[1]}, tokens)
+    held = frames.held_losses(log.assign(eval_s_small=[3.0, 2.0]), run="duo")
     return {
+        "beginnings": figures.beginnings(held),
         "budget_curve": figures.budget_curve(summary),
         "candidates_curve": figures.candidates_curve(
             frames.means(candidates, tokens, by=["candidates"], values=["true_nats", "null_nats"])
         ),
         "difficulty_against_loss": figures.difficulty_against_loss(table, title="t"),
         "distribution": figures.distribution(table, losses, x="loss (nats)", title="t"),
+        "equal_flops": figures.equal_flops(one.assign(share=0.5, mflop=1.0)),
         "gain_curve": figures.gain_curve(frames.gains(named, tokens)),
         "gap_closed": figures.gap_closed(frames.gaps(named["oracle"], {**named, "fixed": fixed}, tokens)),
         "intervals": figures.intervals(means, x="nats", title="t"),
@@ -351,3 +355,30 @@ def test_every_figure_can_be_had_as_a_table(every):
         boxes = sum(len(trace.x) for trace in figure.data if trace.type == "box")
         assert len(table) == bands + marks + cells + boxes, name
         pd.testing.assert_frame_equal(figures.drawn(plotly.io.from_json(figure.to_json())), table)
+
+
+def test_duo_and_dense_models_are_drawn_at_their_shares():
+    one = {"source": "s", "mflop": 1.5, "loss_nats": 3.0, "loss_nats_low": 2.5, "loss_nats_high": 4.0}
+    counts = {"documents": 2, "positions": 9}
+    rows = [{"run": run, "share": share, **one, **counts} for run in ("dense", "duo") for share in (0.5, 0.0)]
+    figure = figures.equal_flops(pd.DataFrame(rows))
+    titled(figure)
+    assert [trace.name for trace in figure.data] == ["Duo, one model", "dense, a model for each"]
+    assert list(figure.data[0].x) == [0.0, 0.5]
+    assert list(figure.data[0].error_y.array) == [1.0, 1.0]
+    assert list(figure.data[0].error_y.arrayminus) == [0.5, 0.5]
+
+
+def test_ways_to_begin_are_drawn_for_one_policy():
+    rows = [
+        {"run": run, "tokens": tokens, "source": source, "policy": policy, "loss_nats": tokens / 10}
+        for run in figures.training.BEGINNINGS
+        for tokens in (20, 10)
+        for source in ("p", "c")
+        for policy in ("small", "random", "big")
+    ]
+    figure = figures.beginnings(pd.DataFrame(rows), policy="random")
+    titled(figure)
+    assert len(figure.data) == 2 * len(figures.training.BEGINNINGS)
+    assert all(list(trace.x) == [10, 20] and list(trace.y) == [1.0, 2.0] for trace in figure.data)
+    assert sum(trace.showlegend for trace in figure.data) == len(figures.training.BEGINNINGS)

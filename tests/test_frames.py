@@ -150,3 +150,35 @@ def test_quantities_agree_as_far_as_they_rank_tokens_alike():
     figure = figures.rank_agreement(found.reset_index(), title="t")
     assert figure.data[0].z[0][2] == pytest.approx(-1)
     assert list(figure.data[0].x) == ["a", "b", "c", "d"]
+
+
+def test_held_losses_are_those_of_the_last_training():
+    log = pd.DataFrame(
+        {
+            "tokens": [10, 20, 20, 30, 40, 40],
+            "loss": [5.0, 4.0, None, 3.0, 2.0, None],
+            "eval_p-q_big": [None, None, 4.5, None, None, 2.5],
+            "eval_p-q_random": [None, None, 4.7, None, None, 2.7],
+        }
+    )
+    table = frames.held_losses(log, run="x", before=20)
+    assert table.to_dict("list") == {
+        "run": ["x", "x"],
+        "tokens": [20, 20],
+        "source": ["p-q", "p-q"],
+        "policy": ["big", "random"],
+        "loss_nats": [2.5, 2.7],
+    }
+    assert len(frames.held_losses(log, run="x")) == 4
+
+
+def test_measured_models_are_compared_with_the_first(tokens):
+    shape = tokens.scored.shape
+    one = np.where(tokens.scored, 1.0, np.nan)
+    table = frames.measured({"a": one, "b": one + 0.5}, tokens, share=0.25)
+    assert table["run"].tolist() == ["a", "b"]
+    assert table["more_nats"].tolist() == [0.0, 0.5]
+    assert table["loss_nats"].tolist() == [1.0, 1.5]
+    assert (table["share"] == 0.25).all()
+    assert (table["positions"] == tokens.scored.sum()).all()
+    assert shape[0] == table["documents"].iloc[0]

@@ -15,16 +15,18 @@ from .look import nothing
 from .policies import budget_curve, gain_curve, gap_closed, intervals, policy_bars, realised_budget
 from .routing import around, frame, route_comparison, route_maps, routing_heatmap
 from .tokens import difficulty_against_loss, distribution, rank_agreement, slices, token_losses
-from .training import training_curves
+from .training import beginnings, equal_flops, training_curves
 
 __all__ = [
     "CONFIG",
     "around",
+    "beginnings",
     "budget_curve",
     "candidates_curve",
     "difficulty_against_loss",
     "distribution",
     "drawn",
+    "equal_flops",
     "frame",
     "gain_curve",
     "gap_closed",

@@ -14,6 +14,17 @@ POLICIES = {
     "big": ("all big", style.CHOICE_COLOURS[2], "solid"),
 }
 
+RUNS = {
+    "duo": ("Duo, one model", style.POLICY_COLOURS["router"], "solid"),
+    "dense": ("dense, a model for each", style.POLICY_COLOURS["oracle"], "dot"),
+}
+BEGINNINGS = {
+    "duo": ("from scratch", style.INK),
+    "frozen-random": ("big frozen, small random", style.POLICY_COLOURS["null"]),
+    "frozen-neurons": ("big frozen, small its neurons", style.POLICY_COLOURS["fixed"]),
+    "frozen-distilled": ("the same, distilled", style.POLICY_COLOURS["label-free"]),
+    "together": ("neurons, all trained", style.POLICY_COLOURS["oracle"]),
+}
 FEW = 12
 """Points up to which each is marked, so that a short log can be seen."""
 
@@ -67,3 +78,85 @@ def _line(figure: go.Figure, log: pd.DataFrame, column: str, panel: int, *, name
         row=1,
         col=panel,
     )
+
+
+def equal_flops(table: pd.DataFrame) -> go.Figure:
+    """What does a model for every budget cost? Loss against the share of big layers, taken at random: one Duo model, beside
+    dense models that were each trained for that number of FLOPs alone. A panel per source; bars are 95 % intervals.
+
+    Args:
+        table: columns run (duo or dense), share, mflop, source, loss_nats with bounds, documents, positions.
+
+    Raises:
+        ValueError: no rows, or a column is missing.
+
+    Paper: arXiv 2410.10846, figure 8a, b.
+    """
+    look.needed(table, ["run", "share", "mflop", "source", "loss_nats", "loss_nats_low", "loss_nats_high"])
+    sources = list(dict.fromkeys(table["source"]))
+    figure = look.panels(sources, shared_yaxes=True, horizontal_spacing=0.04)
+    for column, source in enumerate(sources, 1):
+        for run, (label, colour, dash) in RUNS.items():
+            part = table[(table["source"] == source) & (table["run"] == run)].sort_values("share")
+            figure.add_scatter(
+                x=part["share"],
+                y=part["loss_nats"],
+                error_y=look.errors(part, "loss_nats", "loss_nats_low", "loss_nats_high"),
+                customdata=part["mflop"],
+                hovertemplate="%{x:.0%} big, %{customdata:.2f} MFLOP a token: %{y:.3f} nats",
+                name=label,
+                mode="lines+markers",
+                line={"color": colour, "dash": dash},
+                legendgroup=run,
+                showlegend=column == 1,
+                row=1,
+                col=column,
+            )
+    figure.update_xaxes(title="share of big layers (FLOPs rise with it)", tickformat=".0%")
+    figure.update_yaxes(title="loss (nats per token)", col=1)
+    return look.finish(
+        figure,
+        title="One Duo model and dense models of equal FLOPs",
+        note=f"{look.counted(table)}; bars: 95 % intervals",
+    )
+
+
+def beginnings(curves: pd.DataFrame, *, policy: str = "small") -> go.Figure:
+    """How should small FFNs begin? Holdout loss against training tokens, a line for each way; a panel per source.
+
+    Args:
+        curves: columns run (of `BEGINNINGS`), tokens, source, policy, loss_nats.
+        policy: small (every layer small) or random (half of them).
+
+    Raises:
+        ValueError: no rows, or a column is missing.
+
+    Paper: arXiv 2410.10846, figure 8c.
+    """
+    look.needed(curves, ["run", "tokens", "source", "policy", "loss_nats"])
+    curves = curves[curves["policy"] == policy]
+    sources = list(dict.fromkeys(curves["source"]))
+    figure = look.panels(sources, shared_yaxes=True, horizontal_spacing=0.04)
+    for column, source in enumerate(sources, 1):
+        for run, (label, colour) in BEGINNINGS.items():
+            part = curves[(curves["source"] == source) & (curves["run"] == run)].sort_values("tokens")
+            figure.add_scatter(
+                x=part["tokens"],
+                y=part["loss_nats"],
+                name=label,
+                mode="lines+markers",
+                line={"color": colour, "dash": "dash" if run == "duo" else "solid"},
+                marker={"size": 5},
+                legendgroup=run,
+                showlegend=column == 1,
+                row=1,
+                col=column,
+            )
+    figure.update_xaxes(title="training tokens with small FFNs")
+    figure.update_yaxes(title="holdout loss (nats per token)", col=1)
+    routes = {"small": "all small", "random": "half of the layers big, at random"}[policy]
+    number = int(curves.groupby(["source", "run"]).size().max())
+    note = (
+        f"{number} evaluations of each line; what the dense model read before is not counted; no interval: one run each"
+    )
+    return look.finish(figure, title=f"How should small FFNs begin? Loss with {routes}", note=note)

@@ -5,6 +5,7 @@ from .landscapes import means, regrets, sampled
 from .slices import BY, CLASSES, extremes, looks_like_python, medians, slices, target_classes, token_classes
 from .stored import curve, curve_from_frame, found, found_from_frame, positions, tidy, token_losses
 from .summaries import curve_summary, difficulty, distribution, gains, gaps, interval_table, luck, rank_agreement, usage
+from .trainings import held_losses, measured
 
 __all__ = [
     "BY",
@@ -20,12 +21,14 @@ __all__ = [
     "found_from_frame",
     "gains",
     "gaps",
+    "held_losses",
     "inspected",
     "interval_table",
     "layer_usage",
     "looks_like_python",
     "luck",
     "means",
+    "measured",
     "medians",
     "policies",
     "positions",
