@@ -1,6 +1,7 @@
 """Every family does what a Duo model must; what passes is the table in the README."""
 
 import os
+import warnings
 from functools import lru_cache
 from operator import attrgetter
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import SHAPES, dense_model
+from torch.distributed.fsdp import fully_shard
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, BloomConfig, LlamaConfig, OPTConfig
 from transformers.utils import logging
@@ -174,24 +176,39 @@ def small_ffns_begin_as_the_big_ones_neurons(name, folder):
     assert apart[0] < apart[1]
 
 
+def gradients(lm):
+    """Of one step with random routes, without dropout."""
+    for module in lm.model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    for layer in lm.model.decoder_layers:
+        layer.dropout = 0.0  # OPT's
+    lm.model.train()
+    lm.model(X, labels=X, duo_policy=RandomPolicy(0.4, 0.4, 0.2, seed=1), use_cache=False).loss.backward()
+    return {own: parameter.grad for own, parameter in lm.model.named_parameters()}
+
+
 def checkpointing_gives_the_same_gradients(name, folder):
-    found = []
-    for checkpointed in (False, True):
-        lm = duo(name, folder / str(checkpointed))
-        for module in lm.model.modules():
-            if isinstance(module, torch.nn.Dropout):
-                module.p = 0.0
-        for layer in lm.model.decoder_layers:
-            layer.dropout = 0.0  # OPT's
-        if checkpointed:
-            lm.model.activation_checkpointing_enable()
-        lm.model.train()
-        policy = RandomPolicy(0.4, 0.4, 0.2, seed=1)
-        lm.model(X, labels=X, duo_policy=policy, use_cache=False).loss.backward()
-        found.append({own: parameter.grad for own, parameter in lm.model.named_parameters()})
-    for own, gradient in found[0].items():
+    plain, checkpointed = duo(name, folder / "plain"), duo(name, folder / "checkpointed")
+    checkpointed.model.activation_checkpointing_enable()
+    wanted, found = gradients(plain), gradients(checkpointed)
+    for own, gradient in wanted.items():
         assert gradient is not None, own
-        torch.testing.assert_close(gradient, found[1][own])
+        torch.testing.assert_close(gradient, found[own])
+
+
+def decoder_layers_are_the_units_that_are_sharded(name, folder):
+    plain, sharded = duo(name, folder / "plain"), duo(name, folder / "sharded")
+    for layer in sharded.model.decoder_layers:
+        assert type(layer).__name__ in sharded.model._no_split_modules  # what device maps and Trainer's FSDP go by
+        fully_shard(layer)
+    fully_shard(sharded.model)
+    wanted = gradients(plain)
+    with warnings.catch_warnings():  # OPT and Phi return views, also when they are dense; nothing changes them in place
+        warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
+        found = gradients(sharded)
+    for own, gradient in wanted.items():
+        torch.testing.assert_close(gradient, found[own].full_tensor())
 
 
 def half_precision_stays_near(name, folder):
@@ -218,6 +235,7 @@ FEATURES = {
     "router": routers_learn,
     "convert": small_ffns_begin_as_the_big_ones_neurons,
     "gradient checkpointing": checkpointing_gives_the_same_gradients,
+    "FSDP": decoder_layers_are_the_units_that_are_sharded,
     "bf16, fp16": half_precision_stays_near,
 }
 
@@ -232,9 +250,13 @@ def failure(name, feature, folder):
     return None
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("families")
+    """A folder, and this process alone as those that share the work."""
+    made = tmp_path_factory.mktemp("families")
+    torch.distributed.init_process_group("gloo", init_method=f"file://{made}/rendezvous", rank=0, world_size=1)
+    yield made
+    torch.distributed.destroy_process_group()
 
 
 @pytest.mark.parametrize("feature", FEATURES)

@@ -380,6 +380,25 @@ def test_damaged_and_incomplete_folders_are_named(lm, tmp_path):
         model.load(tmp_path / "shape")
 
 
+def test_where_and_how_precisely_a_model_is_loaded(lm, ids, tmp_path):
+    lm.model.half().save_pretrained(tmp_path)
+    lm.model.float()
+    assert {dtype: model.load(tmp_path, dtype=dtype).model.dtype for dtype in (None, "auto", "bfloat16")} == {
+        None: torch.float32,
+        "auto": torch.float16,
+        "bfloat16": torch.bfloat16,
+    }
+    mapped = model.load(tmp_path, dtype="float32", device_map={"": "cpu"})
+    np.testing.assert_array_equal(mapped.score(ids, "B-SB"), model.load(tmp_path).score(ids, "B-SB"))
+    assert model.load(tmp_path, skip_scope="block").model.config.skip_scope == "block"
+    with pytest.raises(ValueError, match="dtype 'int4': allowed are 'auto', 'float32'"):
+        model.load(tmp_path, dtype="int4")
+    with pytest.raises(ValueError, match="skip_scope 'layer': allowed are"):
+        model.load(tmp_path, skip_scope="layer")
+    with pytest.raises(ValueError, match="device 'cpu' and a device_map: give one of them"):
+        model.load(tmp_path, device="cpu", device_map="auto")
+
+
 def test_a_folder_without_tokenizer_still_loads(lm, tmp_path):
     lm.model.save_pretrained(tmp_path)
     assert model.load(tmp_path).tokenizer is None
