@@ -31,6 +31,8 @@ from transformers import (
     Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
+    SmolLM3Config,
+    SmolLM3ForCausalLM,
 )
 from transformers.activations import ACT2FN
 from transformers.models.gpt2.modeling_gpt2 import GPT2MLP
@@ -40,6 +42,7 @@ from transformers.models.mistral.modeling_mistral import MistralMLP
 from transformers.models.phi.modeling_phi import PhiMLP
 from transformers.models.qwen2.modeling_qwen2 import Qwen2MLP
 from transformers.models.qwen3.modeling_qwen3 import Qwen3MLP
+from transformers.models.smollm3.modeling_smollm3 import SmolLM3MLP
 
 
 class InlineFFN(nn.Linear):
@@ -146,6 +149,7 @@ FAMILIES = {
         Family(MistralConfig, MistralForCausalLM, MistralMLP),
         Family(Qwen2Config, Qwen2ForCausalLM, Qwen2MLP),
         Family(Qwen3Config, Qwen3ForCausalLM, Qwen3MLP),
+        Family(SmolLM3Config, SmolLM3ForCausalLM, SmolLM3MLP),
         Family(
             OPTConfig,
             OPTForCausalLM,

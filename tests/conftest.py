@@ -60,6 +60,7 @@ SHAPES = {
     "mistral": {"num_key_value_heads": 2, "head_dim": 8, "sliding_window": 5},
     "qwen2": {"num_key_value_heads": 2, "use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1},
     "qwen3": {"num_key_value_heads": 2, "head_dim": 16},
+    "smollm3": {"num_key_value_heads": 2, "no_rope_layer_interval": 2},
     "opt": {"init_std": 0.18},
     "gpt2": {},
     "gpt_neox": {},
