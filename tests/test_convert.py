@@ -107,7 +107,7 @@ def test_frozen_leaves_the_dense_model_as_it_was(dense, text, tmp_path):
     np.testing.assert_array_equal(before.score(ids, "B-B"), after.score(ids, "B-B"))
     held = json.loads((folder / "training.json").read_text())
     begun = model.load(tmp_path / "converted")
-    rows = training_rows(begun, 5_000, sources=[text]).astype(np.int64)
+    rows = training_rows(begun.tokenizer, 5_000, length=32, sources=[text]).astype(np.int64)
     assert after.score(rows, "SSS").mean() < begun.score(rows, "SSS").mean()
     assert [leg["conversion"] is None for leg in held["legs"]] == [True, False]
     card = " ".join((folder / "README.md").read_text().split())
@@ -131,7 +131,7 @@ def test_distillation_alone_comes_nearer_to_the_dense_model(dense, text, tmp_pat
     ways = {"tokens": 20_000, "sources": [text], "micro_rows": 8, "frozen": True}
     folder = train_small(str(dense), tmp_path, distil=1.0, **ways)
     lm = model.load(dense, choices="-B")
-    rows = training_rows(lm, 2_000, sources=[text]).astype(np.int64)
+    rows = training_rows(lm.tokenizer, 2_000, length=32, sources=[text]).astype(np.int64)
     x, small = torch.from_numpy(rows), torch.ones(3, dtype=torch.int8)
     with torch.no_grad():
         taught = lm.model(x).logits

@@ -3,7 +3,7 @@
 from .duo import CLASSES, SKIP_SCOPES, DuoCausalLM, DuoConfig, DuoOutput, RandomPolicy, config_for
 from .flops import forward_flops, parameter_groups
 from .language_model import Head, LanguageModel
-from .loading import add_small, configuration, load, load_model
+from .loading import add_small, configuration, load, load_model, read_tokenizer
 from .routing import DuoFFN, DuoLayer, Routing
 
 __all__ = [
@@ -25,4 +25,5 @@ __all__ = [
     "load",
     "load_model",
     "parameter_groups",
+    "read_tokenizer",
 ]

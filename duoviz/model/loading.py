@@ -56,7 +56,7 @@ def load(
         model.config.skip_scope = skip_scope
     if device_map is None:
         model = model.to(device)
-    return LanguageModel(model, _tokenizer(path), choices=choices or routes_.LETTERS, path=str(path))
+    return LanguageModel(model, read_tokenizer(path), choices=choices or routes_.LETTERS, path=str(path))
 
 
 def load_model(
@@ -172,7 +172,7 @@ def _read(
     return model
 
 
-def _tokenizer(path: Path | str) -> PreTrainedTokenizerBase | None:
+def read_tokenizer(path: Path | str) -> PreTrainedTokenizerBase | None:
     """The tokenizer of a folder or Hub id; None for a folder without one."""
     files = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
     if Path(path).is_dir() and not any(Path(path, name).is_file() for name in files):

@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 
 from .. import convert, corpus, router, store, training
-from ..model import LanguageModel, configuration, load
+from ..model import configuration, read_tokenizer
 from ..router import Mixture
 from .study import Study
 
@@ -46,9 +46,9 @@ def train_router(
     """
     here, plan = Study(model=path), router.Stage3(mixture, tokens=tokens, seed=seed)
     with store.only_writer(out / "training.lock"):
-        made, log = router.train(
-            here.lm, training_rows(here.lm, tokens, sources=sources, seed=seed), plan, checkpoint=out / "training.pt"
-        )
+        length = min(ROW, here.lm.context)
+        rows = training_rows(here.lm.tokenizer, tokens, length=length, sources=sources, seed=seed)
+        made, log = router.train(here.lm, rows, plan, checkpoint=out / "training.pt")
         router.calibrate(made, here.lm, here.calibration())
         router.save(made, out)
         (out / "training.pt").unlink(missing_ok=True)
@@ -87,14 +87,15 @@ def train_small(
     asked = {"model": str(path), "begin": begin, "small": small, "seed": seed, "sources": list(sources)}
     with store.only_writer(out / "training.lock"):
         if not begun.is_dir():
-            configuration(path)  # a clear error before any text is read
-            lm = load(path, device="cpu", dtype="float32", choices="-B")
-            rows = training_rows(lm, MEASURED_ROWS * ROW, sources=sources, seed=seed).astype(np.int64)
-            model = convert.convert(path, torch.from_numpy(rows), small=small, begin=begin, seed=seed)
+            length = min(ROW, configuration(path).max_position_embeddings)
+            tokenizer: Any = read_tokenizer(path)
+            rows = training_rows(tokenizer, MEASURED_ROWS * length, length=length, sources=sources, seed=seed)
+            ids = torch.from_numpy(rows.astype(np.int64))
+            model = convert.convert(path, ids, small=small, begin=begin, seed=seed)
             partial = out / "converted.partial"
             shutil.rmtree(partial, ignore_errors=True)
             model.save_pretrained(partial)
-            lm.tokenizer.save_pretrained(partial)
+            tokenizer.save_pretrained(partial)
             for file in (Path(path) / name for name in training.RECORD):
                 if file.is_file():
                     shutil.copyfile(file, partial / file.name)
@@ -112,23 +113,23 @@ def train_small(
 
 
 def training_rows(
-    lm: LanguageModel, tokens: int, *, sources: Sequence[str] = corpus.PYTHON, seed: int = 0
+    tokenizer: Any, tokens: int, *, length: int, sources: Sequence[str] = corpus.PYTHON, seed: int = 0
 ) -> np.ndarray:
     """About so many tokens of the sources' train split in turn: uint16 or uint32 `[row, token]`. Documents are drawn without
     replacement, so that a few are of all kinds.
 
     Raises:
-        ValueError: an unknown source, too little text for a row, a model without tokenizer.
+        ValueError: an unknown source, too little text for a row, no tokenizer.
     """
-    if lm.tokenizer is None:
-        raise ValueError(f"{lm.path} has no tokenizer: put its tokenizer.json into the folder")
-    length, parts = min(ROW, lm.context), []
+    if tokenizer is None:
+        raise ValueError("the model came without a tokenizer: put its tokenizer.json into its folder")
+    parts = []
     for source in sources:
         listed = corpus.documents(source, split="train", limit=None if source in corpus.PYTHON else OWN_DOCUMENTS)
         random.Random(seed).shuffle(listed)
         sizes = np.cumsum([len(document.text) for document in listed])
         wanted = 8 * tokens // len(sources)  # more characters than the tokens take
         few = listed[: int(np.searchsorted(sizes, wanted)) + 1]
-        parts.append(corpus.packed(lm.tokenizer, few, length=length))
+        parts.append(corpus.packed(tokenizer, few, length=length))
     turns = [row for turn in zip_longest(*parts) for row in turn if row is not None]
     return np.stack(turns[: max(1, tokens // length)])
