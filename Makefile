@@ -1,6 +1,8 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/.ready
+EVAL := .venv/eval/.ready
+EXTRA := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["eval"])
 
 report: $(READY)  ## every notebook, headlessly -> runs/report/index.html (FRESH=1 recomputes shipped results)
 	$(BIN)/python -m duoviz report $(if $(FRESH),--fresh)
@@ -10,7 +12,7 @@ lint: $(READY)  ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: lint  ## lint and the whole test suite
+test: lint $(EVAL)  ## lint and the whole test suite
 	$(BIN)/python -m pytest
 	$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-sanitize-with tests/notebook-numbers.cfg notebooks
 
@@ -26,5 +28,10 @@ $(READY): requirements.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --requirement requirements.txt
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	touch $(READY)
+
+$(EVAL): pyproject.toml $(READY)  # beside .venv's own packages, not among them
+	rm -rf .venv/eval
+	$(BIN)/python -m pip install --quiet --no-deps --target .venv/eval $$($(BIN)/python -c '$(EXTRA)')
+	touch $(EVAL)
 
 .PHONY: report lint test bench lab

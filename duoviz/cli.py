@@ -1,4 +1,4 @@
-"""The shell: `python -m duoviz train|convert|oracle|router|report|score|bench`."""
+"""The shell: `python -m duoviz train|convert|oracle|router|evaluate|report|score|bench`."""
 
 from __future__ import annotations
 
@@ -73,7 +73,9 @@ def oracle(
     source: Source = "shipped-prose",
     documents: Documents = 8,
     length: Length = 128,
-    choices: Annotated[str, typer.Option(help="Allowed choices: SB, -B or -SB.")] = "SB",
+    choices: Annotated[
+        str | None, typer.Option(help="Allowed choices: SB, -B or -SB; if not given, SB, of a dense model -B.")
+    ] = None,
     context: Annotated[str, typer.Option(help="committed, reference:big, reference:<route> or uniform.")] = "committed",
     objective: Annotated[
         str, typer.Option(help="nll, expected, expected:mean, null, sampled, agree_big or entropy.")
@@ -100,7 +102,7 @@ def oracle(
     session = study.Study(
         model=model, sources=(source,), documents=documents, length=length, seed=seed, results=out, fresh=fresh
     )
-    tokens = session.tokens(source)
+    tokens, choices = session.tokens(source), choices or session.choices
     method = method if width is None else f"{method}-{width}"
     setting = oracles.Setting(batch_size=batch_size, width=nodes, max_flops=max_flops)
     flops = oracles.estimate_curve(session.lm, tokens, choices=choices, context=context, method=method)
@@ -135,6 +137,49 @@ def router(
     print(log.iloc[[0, -1]].to_string(index=False))
     print(json.dumps({"asked": made.facts["mixture"], "realised on calibration text": made.facts["calibrated"]}))
     print(f"the router is in {out}")
+
+
+@_command
+def evaluate(
+    source: Annotated[str | None, typer.Option(help="Perplexity on this corpus source (see oracle).")] = None,
+    tasks: Annotated[str, typer.Option(help="Or tasks of lm-evaluation-harness, separated by commas.")] = "",
+    route: Annotated[list[str] | None, typer.Option(help="One letter per layer for all tokens; repeatable.")] = None,
+    router: Annotated[list[Path] | None, typer.Option(help="Folder of a router; repeatable.")] = None,
+    big: Annotated[list[float] | None, typer.Option(help="Share of big of random choices; repeatable.")] = None,
+    small: Annotated[float | None, typer.Option(help="Share of small beside --big; what is left if not given.")] = None,
+    skip: Annotated[float | None, typer.Option(help="Share of skips beside --big; 0 if not given.")] = None,
+    length: Annotated[int | None, typer.Option(help="Tokens of a window; the context if not given.")] = None,
+    stride: Annotated[
+        int | None, typer.Option(help="Tokens from window to window; half the length by default.")
+    ] = None,
+    documents: Annotated[int | None, typer.Option(help="Stop after so many documents of the source.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Documents of each task; all if not given.")] = None,
+    fewshot: Annotated[int | None, typer.Option(help="Examples before each; the task's number if not given.")] = None,
+    include_path: Annotated[Path | None, typer.Option(help="Folder with tasks of your own.")] = None,
+    model: Model = str(SHIPPED),
+    batch_size: MicroRows = 8,
+    seed: Seed = 0,
+    out: Annotated[Path, typer.Option(help="Folder for the table.")] = Path("runs/evaluate"),
+) -> None:
+    """Perplexity with sliding windows, or tasks such as arc_easy, for one or several ways to route the tokens."""
+    from . import evaluation, study
+
+    cut = {"--source": source, "--length": length, "--stride": stride, "--documents": documents}
+    own = {"--limit": limit, "--fewshot": fewshot, "--include-path": include_path}
+    if wrong := [name for name, value in (cut if tasks else own).items() if value is not None]:
+        raise ValueError(f"{', '.join(wrong)} {'beside' if tasks else 'without'} --tasks says nothing: leave one out")
+    if tasks:
+        evaluation.check_installed()
+    lm, named = study.Study(model=model).lm, {"routes": route or (), "routers": router or (), "bigs": big or ()}
+    ways = evaluation.ways_of(lm, **named, small=small, skip=skip, seed=seed)  # type: ignore[arg-type]
+    asked: dict[str, Any] = {name[2:].replace("-", "_"): value for name, value in (own if tasks else cut).items()}
+    if tasks:
+        rows = evaluation.tasks(lm, tasks.split(","), ways=ways, batch_size=batch_size, **asked)
+    else:
+        asked["source"] = source or "shipped-prose"
+        rows = evaluation.perplexities(lm, ways=ways, batch_size=batch_size, **asked)
+    print(evaluation.write(lm, rows, out / ("tasks" if tasks else "perplexity")).to_string(index=False))
+    print(f"also in {out}, as parquet and JSON")
 
 
 @_command
@@ -218,6 +263,18 @@ def convert(
         seed=seed,
     )
     print(f"the Duo model is in {folder}")
+
+
+@_command
+def figure8(
+    out: Annotated[Path, typer.Option(help="Folder for the models; what was cut off goes on.")] = Path("runs/study"),
+) -> None:
+    """Train and measure the models of figure 8 (ten of them, some hours on two cores) for notebook 1."""
+    from .study import figure8 as figure
+
+    figure.train(out)
+    figure.write(figure.measured(out))
+    print(f"the tables are in {figure.TABLES}")
 
 
 @_command

@@ -14,7 +14,7 @@ RANKS = {
     2: ["corpus", "metrics", "model"],
     3: ["convert", "training", "branching"],
     4: ["oracle", "router"],
-    5: ["frames"],
+    5: ["evaluation", "frames"],
     6: ["store"],
     7: ["figures"],
     8: ["inspector"],

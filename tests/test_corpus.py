@@ -1,5 +1,6 @@
 import json
 
+import datasets
 import numpy as np
 import pandas as pd
 import pytest
@@ -169,6 +170,65 @@ def test_hub_sources_stream_a_local_dataset(tmp_path):
     assert [(d.id, d.text) for d in corpus.documents(f"hf:{lines}::test")] == [(f"{lines}-0", "p"), (f"{lines}-1", "q")]
     with pytest.raises(ValueError, match="row 0 holds a int: the column must hold text"):
         corpus.documents(f"hf:{lines}::test:n")
+
+
+def saved(folder, *, split=None, **columns):
+    """A dataset that `save_to_disk` wrote."""
+    made = datasets.Dataset.from_dict(columns, split=split)
+    (made if split else datasets.DatasetDict(train=made, test=made.select([1]))).save_to_disk(folder)
+
+
+def test_hub_sources_read_what_save_to_disk_wrote(tmp_path):
+    saved(tmp_path / "one", split="validation", text=["a", "b"], other=["c", "d"])
+    saved(tmp_path / "dict", text=["a", "b"], other=["c", "d"])
+    read = {
+        name: [d.text for d in corpus.documents(f"hf:{tmp_path / name}")]
+        for name in ("one::validation", "one::validation:other", "dict", "dict::test", "dict::train:other")
+    }
+    assert read == {
+        "one::validation": ["a", "b"],
+        "one::validation:other": ["c", "d"],
+        "dict": ["a", "b"],
+        "dict::test": ["b"],
+        "dict::train:other": ["c", "d"],
+    }
+    for name, splits in (("one", "validation"), ("dict::nope", "test', 'train"), ("dict:config", "test', 'train")):
+        with pytest.raises(ValueError, match=rf"cannot be opened: it was saved with splits \['{splits}'\]"):
+            corpus.documents(f"hf:{tmp_path / name}")
+
+
+def test_hub_sources_read_no_further_than_needed(tmp_path):
+    rows = "".join(json.dumps({"text": f"text {i}"}) + "\n" for i in range(4))
+    (tmp_path / "train-0.jsonl").write_text(rows)
+    (tmp_path / "train-1.jsonl").write_text("{broken\n")
+    assert [d.text for d in corpus.documents(f"hf:{tmp_path}", limit=4)] == [f"text {i}" for i in range(4)]
+    with pytest.raises(ValueError, match="row 4 cannot be read"):
+        corpus.documents(f"hf:{tmp_path}")
+
+
+def test_bad_hub_sources_end_in_one_error_at_once(tmp_path, monkeypatch):
+    pd.DataFrame({"text": ["a", "b"]}).to_parquet(tmp_path / "train.parquet")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "with:colon").mkdir()
+    for name, message in (
+        (f"{tmp_path}::test", r"cannot be opened: Bad split: test. Available splits: \['train'\]; give hf:DATASET"),
+        (f"{tmp_path}:other", r"cannot be opened: BuilderConfig 'other' not found. Available: \['default'\]"),
+        (f"{tmp_path}/empty", "cannot be opened: The directory at .* doesn't contain any data files"),
+        (f"{tmp_path}/with:colon::train", "with no colon in a folder's path: rename it, or link to it"),
+        ("a:b:c:d:e", "with no colon in a folder's path"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            corpus.documents(f"hf:{name}")
+    for name in (f"{tmp_path}/missing", "./missing", "a/b/missing"):
+        with pytest.raises(FileNotFoundError, match=r"there is no folder .*missing, and it is not a Hub id"):
+            corpus.documents(f"hf:{name}")
+    for setting, value, why in (
+        ("ENDPOINT", "http://127.0.0.1:9", "Connection refused"),  # nobody listens there
+        ("HF_HUB_OFFLINE", True, "offline mode"),
+    ):
+        monkeypatch.setattr(f"huggingface_hub.constants.{setting}", value)
+        with pytest.raises(ConnectionError, match=rf"no folder no/where, and the Hub cannot be reached \(.*{why}"):
+            corpus.documents("hf:no/where")
 
 
 def test_packed_rows_close_each_document(tokenizer):

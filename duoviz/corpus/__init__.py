@@ -4,7 +4,7 @@
 texts of your own; `packed` makes training rows.
 """
 
-from .blocks import blocks, encode, packed
+from .blocks import blocks, encode, packed, tokenize
 from .sources import HOLDOUT_SHARE, PYTHON, SHIPPED, Document, check, documents, holdout_share, stream
 
 __all__ = [
@@ -19,4 +19,5 @@ __all__ = [
     "holdout_share",
     "packed",
     "stream",
+    "tokenize",
 ]

@@ -52,7 +52,7 @@ def blocks(
     kept: list[tuple[Document, list[int], list[tuple[int, int]]]] = []
     longest = 0
     for document in found:
-        ids, offsets = _coded(tokenizer, document.text)
+        ids, offsets = tokenize(tokenizer, document.text)
         longest = max(longest, len(ids))
         if len(ids) >= length:
             kept.append((document, ids[:length], offsets[:length]))
@@ -80,7 +80,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: str | Sequence[str]) -> To
         ValueError: a text of fewer than two tokens, no fast tokenizer.
     """
     texts = [texts] if isinstance(texts, str) else list(texts)
-    coded = [_coded(tokenizer, text) for text in texts]
+    coded = [tokenize(tokenizer, text) for text in texts]
     sizes = [len(ids) for ids, _ in coded]
     if not sizes:
         raise ValueError("no texts: give at least one")
@@ -131,8 +131,12 @@ def packed(
     return np.concatenate(parts)[: found * length].reshape(-1, length)
 
 
-def _coded(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-    """Ids and the characters (first, past-the-end) of each token, without special tokens."""
+def tokenize(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+    """Ids and the characters (first, past-the-end) of each token, without special tokens.
+
+    Raises:
+        ValueError: no fast tokenizer.
+    """
     if not getattr(tokenizer, "is_fast", False):
         raise ValueError(
             f"{type(tokenizer).__name__} cannot say which characters a token covers: give a fast tokenizer"
@@ -147,7 +151,7 @@ def _joined(
     text, ids, offsets, first = "", [], [], []
     names: list[str] = []
     for document in found:
-        coded, spans = _coded(tokenizer, document.text)
+        coded, spans = tokenize(tokenizer, document.text)
         size = len(coded)
         ids += [*coded, tokenizer.eos_token_id]
         offsets += [(a + len(text), b + len(text)) for a, b in spans]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,8 @@ def documents(source: str, *, split: str = "holdout", limit: int | None = None) 
 
     Args:
         source: `shipped-prose`, `shipped-code`, `python-prose`, `python-code`, `file:PATH` (a text file, `.jsonl` or
-            `.parquet` with a `text` column) or `hf:DATASET[:CONFIG[:SPLIT[:COLUMN]]]` (streamed).
+            `.parquet` with a `text` column) or `hf:DATASET[:CONFIG[:SPLIT[:COLUMN]]]` (streamed; a Hub id, a folder of
+            data files, or one that `save_to_disk` wrote).
         split: `"train"`, `"holdout"` (scored) or `"calibration"` (chosen on) of the python sources; the last two in an
             order fixed by hash, so that the first few are of all kinds. The shipped texts are only ever scored; your own
             text is taken whole.
@@ -151,18 +152,72 @@ def _parquet(path: Path) -> Iterator[Document]:
 
 
 def _hub(name: str) -> Iterator[Document]:
-    from datasets import load_dataset
-
     parts = name.split(":")
-    if len(parts) > 4:
-        raise ValueError(f"hf:{name}: give hf:DATASET[:CONFIG[:SPLIT[:COLUMN]]], not {len(parts)} parts")
+    if len(parts) > 4 or any(Path(":".join(parts[:end])).exists() for end in range(2, len(parts) + 1)):
+        raise ValueError(
+            f"hf:{name}: give hf:DATASET[:CONFIG[:SPLIT[:COLUMN]]], with no colon in a folder's path: rename it, or link to it"
+        )
     dataset, config, split, column = (*parts, "", "", "")[:4]
-    rows = load_dataset(dataset, config or None, split=split or "train", streaming=True)
     column = column or "text"
-    for number, row in enumerate(rows):
+    rows = iter(_open_dataset(name, dataset, config, split))
+    for number in count():
+        try:
+            row = next(rows, None)
+        except (ValueError, OSError) as error:  # ValueError: what pyarrow and json raise
+            raise ValueError(f"hf:{name} row {number} cannot be read: {error}") from error
+        if row is None:
+            return
         if column not in row:
             raise ValueError(f"hf:{name} has columns {sorted(row)}: there is no {column!r}")
         yield Document(f"{dataset}-{number}", _string(row[column], f"hf:{name} row {number}"))
+
+
+def _open_dataset(name: str, dataset: str, config: str, split: str) -> Iterable[dict[str, Any]]:
+    """The rows of a folder of files, of one that `save_to_disk` wrote, or of a dataset of the Hub, none of them read yet.
+
+    Raises:
+        ValueError: no such configuration or split, or a folder without data.
+        FileNotFoundError: no such folder or dataset; ConnectionError: the Hub cannot be reached.
+    """
+    import datasets
+
+    folder = Path(dataset)
+    if not folder.is_dir():
+        _find_on_the_hub(name, dataset)
+    try:
+        if any((folder / file).is_file() for file in ("state.json", "dataset_dict.json")):
+            saved = datasets.load_from_disk(dataset)
+            splits = saved if isinstance(saved, dict) else {str(saved.split or split or "train"): saved}
+            if config or (split or "train") not in splits:
+                raise ValueError(f"it was saved with splits {sorted(splits)} and without configurations")
+            return splits[split or "train"]
+        return datasets.load_dataset(dataset, config or None, split=split or "train", streaming=True)
+    except (ValueError, FileNotFoundError, datasets.exceptions.DatasetsError) as error:
+        raise ValueError(f"hf:{name} cannot be opened: {error}; give hf:DATASET[:CONFIG[:SPLIT[:COLUMN]]]") from error
+
+
+def _find_on_the_hub(name: str, dataset: str) -> None:
+    """That the Hub has the dataset: asked once, as reading it would be tried again and again where there is no connection.
+
+    Raises:
+        FileNotFoundError: it has not, or the name is that of a folder; ConnectionError: it cannot be reached.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HTTPError, RepositoryNotFoundError
+
+    if Path(dataset).is_absolute() or dataset.startswith(".") or dataset.count("/") > 1:
+        raise FileNotFoundError(f"hf:{name}: there is no folder {dataset}, and it is not a Hub id like 'owner/name'")
+    try:
+        HfApi().dataset_info(dataset, timeout=20)
+    except RepositoryNotFoundError as error:
+        raise FileNotFoundError(
+            f"hf:{name}: there is no folder {dataset}, and no dataset on the Hub that you may read"
+        ) from error
+    except (HTTPError, OSError) as error:
+        why = str(error).partition("\n")[0]
+        raise ConnectionError(
+            f"hf:{name}: there is no folder {dataset}, and the Hub cannot be reached ({why})"
+        ) from error
 
 
 def _string(text: object, where: str) -> str:
