@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import tiny_model
+from conftest import dense_model, tiny_model
 from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
@@ -23,8 +23,9 @@ def run(*words):
 
 
 def test_every_subcommand_explains_itself():
-    assert {"train", "oracle", "router", "report", "score", "bench"} <= set(run("--help").output.split())
-    for name in ("train", "oracle", "router", "report", "score", "bench"):
+    names = ("train", "convert", "oracle", "router", "evaluate", "report", "score", "bench", "figure8")
+    assert set(names) <= set(run("--help").output.split())
+    for name in names:
         done = run(name, "--help")
         assert done.exit_code == 0
         assert f"Usage: root {name} [OPTIONS]" in done.output
@@ -51,6 +52,23 @@ def test_oracle_writes_routes_and_answers_from_the_store(tmp_path):
     second = run(*words)
     assert second.output == first.output
     assert stored.stat().st_mtime_ns == stamp
+
+
+def test_oracle_and_router_take_a_dense_model_and_let_it_skip(tmp_path):
+    dense_model("gpt2", vocab=4096, context=128).save_pretrained(tmp_path / "own")
+    AutoTokenizer.from_pretrained(ROOT / "data" / "duo-tiny").save_pretrained(tmp_path / "own")
+    given = ("--model", tmp_path / "own", "--out", tmp_path / "out")
+    done = run("oracle", "--documents", 1, "--length", 5, *given)
+    assert done.exit_code == 0, done.output
+    routes = pd.read_parquet(tmp_path / "out" / "routes.parquet")["route"]
+    assert set("".join(routes)) == {"-", "B"}
+    (tmp_path / "words.txt").write_text("some words of training text, and more of them. " * 400)
+    text = ("--sources", f"file:{tmp_path / 'words.txt'}", "--tokens", 512)
+    done = run("router", "--big", 0.5, "--skip", 0.5, *text, *given)
+    assert done.exit_code == 0, done.output
+    assert '"skip": 0.5' in done.output
+    wrong = run("router", "--big", 0.5, *text, "--model", tmp_path / "own", "--out", tmp_path / "other")
+    assert "error: a router that chooses ['S']: this model has only '-B'" in wrong.output
 
 
 @pytest.mark.parametrize(("big", "skip", "letters"), [(0.9, 0.1, "-B"), (0.7, 0.3, "-B"), (0.5, 0.2, "-SB")])

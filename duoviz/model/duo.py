@@ -97,6 +97,7 @@ class DuoCausalLM(PreTrainedModel if TYPE_CHECKING else nn.Module):  # type: ign
 
     def __init__(self, config: DuoConfig) -> None:
         super().__init__(config)
+        self.loss_type = "ForCausalLM"  # else guessed from the class's name, which does not always say it
         for index, layer in enumerate(self.decoder_layers):
             _make_duo(layer, index, self.family, config)
         self.post_init()
