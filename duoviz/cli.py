@@ -186,9 +186,8 @@ def evaluate(
 def train(
     out: Annotated[Path, typer.Option(help="Folder of the run; a run that was cut off goes on from there.")],
     preset: Annotated[
-        str,
-        typer.Option(help="tiny (the shipped model), tiny-opt (the shipped dense one) or paper (1.4 B parameters)."),
-    ] = "tiny",
+        str | None, typer.Option(help="tiny (the shipped model), tiny-opt or paper (1.4 B); else that of --start.")
+    ] = None,
     width: Annotated[int | None, typer.Option(help="Width of the big FFN; the preset's if not given.")] = None,
     tokens: Annotated[int | None, typer.Option(help="Training tokens; the preset's if not given.")] = None,
     sources: Sources = "python-prose,python-code",
@@ -205,11 +204,13 @@ def train(
     from dataclasses import replace
 
     from . import store, training
-    from .model import RandomPolicy
+    from .model import RandomPolicy, configuration
 
-    if preset not in training.PRESETS:
+    if preset not in (None, *training.PRESETS):
         raise ValueError(f"preset {preset!r}: allowed are {', '.join(training.PRESETS)}")
-    shape = training.PRESETS[preset]
+    shape = training.PRESETS[preset or "tiny"]
+    if start is not None and preset is None:
+        shape = training.Preset.of(configuration(start), tokens=shape.tokens, learning_rate=shape.learning_rate)
     shape = replace(shape, tokens=shape.tokens if tokens is None else tokens, big=shape.big if width is None else width)
     plan = training.Stage1(
         out=out,

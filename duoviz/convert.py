@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
+from transformers import PretrainedConfig
 from transformers.pytorch_utils import Conv1D
 
 from .families import family
@@ -49,17 +50,28 @@ def convert(
     config = configuration(path)
     if isinstance(config, DuoConfig):
         raise ValueError(f"{path} is a Duo model already: give a dense one, or go on training it with --start")
+    width = small_width(config, small)
+    if int(ids.min()) < 0 or int(ids.max()) >= config.vocab_size:
+        raise ValueError(f"token ids {int(ids.min())}..{int(ids.max())}: the vocabulary has 0..{config.vocab_size - 1}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = add_small(path, config, width=width).eval()
+    if begin == "neurons":
+        _begin_all(model, ids)
+    return model
+
+
+def small_width(config: PretrainedConfig, small: int | None) -> int:
+    """Width of the small FFNs beside those of a dense model, a sixteenth if none is given.
+
+    Raises:
+        ValueError: one that is not narrower than the big ones, or below 1.
+    """
     big = family(config.model_type).ffn_width(config)
     small = max(1, big // NARROWER) if small is None else small
     if not 0 < small < big:
         raise ValueError(f"small {small}: give a width of 1..{big - 1}, narrower than the big FFNs' {big}")
-    if int(ids.min()) < 0 or int(ids.max()) >= config.vocab_size:
-        raise ValueError(f"token ids {int(ids.min())}..{int(ids.max())}: the vocabulary has 0..{config.vocab_size - 1}")
-    torch.manual_seed(seed)
-    model = add_small(path, config, width=small).eval()
-    if begin == "neurons":
-        _begin_all(model, ids)
-    return model
+    return small
 
 
 @torch.no_grad()

@@ -97,8 +97,11 @@ def test_too_few_or_too_short_documents_are_named(tokenizer):
         corpus.blocks(tokenizer, "shipped-prose", documents=0)
     with pytest.raises(ValueError, match=r"'shipped-prose' holds \d+ tokens: 10000 blocks of 100 need more"):
         corpus.blocks(tokenizer, "shipped-prose", documents=10_000, length=100, cross=True)
-    with pytest.raises(ValueError, match="give a fast tokenizer"):
+    with pytest.raises(ValueError, match="the model came without a tokenizer"):
         corpus.encode(None, "some text")
+    slow = type("Slow", (), {"is_fast": False})()
+    with pytest.raises(ValueError, match="Slow cannot say which characters a token covers: give a fast tokenizer"):
+        corpus.encode(slow, "some text")
 
 
 def test_unknown_sources_and_splits_are_named():

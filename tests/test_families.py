@@ -113,6 +113,16 @@ def generate_is_the_same_with_and_without_cache(name, folder):
         ]
         assert found[0].shape == (3, 20)
         assert torch.equal(*found)
+    padded, mask = torch.cat([torch.zeros(3, 4, dtype=torch.long), X], 1), torch.ones(3, 16, dtype=torch.long)
+    mask[:, :4] = 0
+    one_route = {"duo_routes": torch.tensor([2, 1, 2]), "max_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
+    found = [
+        lm.model.generate(ids, attention_mask=seen, eos_token_id=None, **one_route)[:, -8:]
+        for ids, seen in ((X, torch.ones_like(X)), (padded, mask))
+    ]
+    if name != "mistral":  # whose window of five tokens begins with the padding
+        assert torch.equal(*found)
+    assert lm.model._supports_logits_to_keep()
 
 
 def saved_models_open_as_duo_and_as_dense(name, folder):

@@ -370,6 +370,12 @@ def test_damaged_and_incomplete_folders_are_named(lm, tmp_path):
     save_file(tensors, weights, metadata={"format": "pt"})
     with pytest.raises(ValueError, match=r"lacking lacks 1 weights, for example model\.layers\.2\.mlp\.small\.up_proj"):
         model.load(tmp_path / "lacking")
+    weights = saved("more")
+    save_file({**load_file(weights), "model.layers.4.mlp.up_proj.weight": torch.ones(2)}, weights, {"format": "pt"})
+    with pytest.raises(
+        ValueError, match=r"more holds 1 weights that its configuration has no place for, for example mod"
+    ):
+        model.load(tmp_path / "more")
     weights = saved("shape")
     tensors = load_file(weights)
     tensors["model.norm.weight"] = torch.ones(5)

@@ -53,13 +53,38 @@ def test_a_strangers_dense_model_gets_the_notebooks_that_apply(family, layers, a
     assert "there is no" in printed
 
 
+def test_a_model_that_no_notebook_could_read_is_refused_before_one_starts(tmp_path):
+    dense_model("gpt2", vocab=4096, context=64).save_pretrained(tmp_path / "own")
+
+    def refused(*given):
+        done = CliRunner().invoke(app, ["report", "--out", str(tmp_path / "out"), *given])
+        assert done.exit_code == 2
+        return done.output
+
+    assert "there is no such folder" in refused("--model", str(tmp_path / "nowhere"), "--only", "2,8")
+    assert "length 128: the context of" in refused("--model", str(tmp_path / "own"), "--only", "8")
+    assert "came without a tokenizer" in refused("--model", str(tmp_path / "own"), "--only", "8", "-p", "length=9")
+    assert "there is no such file" in refused("--only", "8", "-p", "source=file:nowhere.txt")
+    assert not (tmp_path / "out").exists()
+
+
+def test_files_are_found_from_where_the_command_is_given(tmp_path, monkeypatch):
+    (tmp_path / "my.txt").write_text("words")
+    monkeypatch.chdir(tmp_path)
+    given = run._absolute({"model": ".", "source": "file:my.txt", "sources": ["file:my.txt", "shipped-code"]})
+    where = f"file:{tmp_path / 'my.txt'}"
+    assert given == {"model": str(tmp_path), "source": where, "sources": [where, "shipped-code"]}
+
+
 def test_a_notebook_may_only_need_what_is_known(tmp_path, monkeypatch):
     write(tmp_path, "1-a", parameter='model: str = "data/duo-tiny"  # a model')
     notebook = nbformat.read(tmp_path / "1-a.ipynb", as_version=4)
     notebook.metadata["duoviz"] = {"needs": ["luck"]}
     nbformat.write(notebook, tmp_path / "1-a.ipynb")
     monkeypatch.setattr(run, "NOTEBOOKS", tmp_path)
-    with pytest.raises(ValueError, match=r"1-a.ipynb needs \['luck'\]: known are small, routers, every route"):
+    with pytest.raises(
+        ValueError, match=r"1-a.ipynb needs \['luck'\]: known are dense, training log, small, routers, every"
+    ):
         report.build(tmp_path / "out")
 
 

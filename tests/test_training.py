@@ -339,8 +339,9 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path, sources):
     lm.model.save_pretrained(tmp_path / "huge")
     tokenizer = training.new_tokenizer(sources, vocab=300, context=32)
     tokenizer.save_pretrained(tmp_path / "huge")
+    shape = replace(training.Preset.of(lm.model.config, tokens=TINY.tokens, learning_rate=1e-3), rows=TINY.rows)
     with pytest.raises(ValueError, match="the training loss is nan in step 2: lower the learning rate"):
-        training.train(plan(tmp_path / "run", sources, start=tmp_path / "huge"))
+        training.train(plan(tmp_path / "run", sources, start=tmp_path / "huge", preset=shape))
 
 
 def test_a_folder_keeps_to_one_plan(tmp_path, sources):

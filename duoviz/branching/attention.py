@@ -80,6 +80,7 @@ class Scattered:
         texts: Int64[Tensor, " branch"],
         lengths: Int64[Tensor, " branch"],
     ) -> None:
+        texts, lengths = texts.to(keys.device), lengths.to(keys.device)
         used, which, counts = texts.unique_consecutive(return_inverse=True, return_counts=True)
         longest, most = max(1, int(lengths.max())), int(counts.max())
         self.keys, self.values = keys[used, :, :longest], values[used, :, :longest]

@@ -219,6 +219,7 @@ class Branches:
         choices: np.ndarray,
     ) -> Tensor:
         """Outputs of a layer for the children of its nodes."""
+        x = x.to(self.keys[level].device)
         if self._fused and isinstance(prefix, Lockstep):
             outputs = self._fused[level](x, prefix)
         else:

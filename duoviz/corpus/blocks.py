@@ -115,7 +115,7 @@ def packed(
     Raises:
         ValueError: no end-of-text token, or too little text for one row.
     """
-    end = tokenizer.eos_token_id
+    end = _there(tokenizer).eos_token_id
     if end is None:
         raise ValueError("the tokenizer has no end-of-text token to put between documents: set its eos_token")
     dtype = np.uint16 if len(tokenizer) <= 2**16 else np.uint32
@@ -137,12 +137,18 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], 
     Raises:
         ValueError: no fast tokenizer.
     """
-    if not getattr(tokenizer, "is_fast", False):
+    if not getattr(_there(tokenizer), "is_fast", False):
         raise ValueError(
             f"{type(tokenizer).__name__} cannot say which characters a token covers: give a fast tokenizer"
         )
     coded = tokenizer(text, return_offsets_mapping=True, add_special_tokens=False, verbose=False)
     return coded["input_ids"], coded["offset_mapping"]
+
+
+def _there(tokenizer: PreTrainedTokenizerBase | None) -> PreTrainedTokenizerBase:
+    if tokenizer is None:
+        raise ValueError("the model came without a tokenizer: put its tokenizer.json into its folder")
+    return tokenizer
 
 
 def _joined(

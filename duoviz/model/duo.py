@@ -118,6 +118,7 @@ class DuoCausalLM(PreTrainedModel if TYPE_CHECKING else nn.Module):  # type: ign
         fields = {name: value for name, value in self.config.to_dict().items() if name not in own}
         dense = self.family.causal_lm(self.family.config(**fields)).to(self.dtype)
         dense.load_state_dict({k: v for k, v in self.state_dict().items() if ".small." not in k})
+        dense.generation_config = copy.deepcopy(self.generation_config)
         return dense.eval()
 
     def forward(
@@ -126,6 +127,8 @@ class DuoCausalLM(PreTrainedModel if TYPE_CHECKING else nn.Module):  # type: ign
         attention_mask: Tensor | None = None,
         labels: Int[Tensor, "batch token"] | None = None,
         *,
+        position_ids: Int[Tensor, "batch token"] | None = None,
+        logits_to_keep: int | Int[Tensor, " kept"] = 0,
         duo_routes: Int[Tensor, ...] | None = None,
         duo_policy: RandomPolicy | None = None,
         duo_router: nn.Module | None = None,
@@ -137,6 +140,7 @@ class DuoCausalLM(PreTrainedModel if TYPE_CHECKING else nn.Module):  # type: ign
             input_ids: int64 `[batch, token]`.
             attention_mask: as in the dense model.
             labels: as in the dense model.
+            position_ids, logits_to_keep: as in the dense model; `generate` gives them to models that name them.
             duo_routes: int `[layer]` for all tokens, or `[batch or 1, token or 1, layer]`.
             duo_policy: random choices.
             duo_router: a router of `duoviz.router`; soft while it is in training mode.
@@ -147,9 +151,8 @@ class DuoCausalLM(PreTrainedModel if TYPE_CHECKING else nn.Module):  # type: ign
         """
         tokens = input_ids if input_ids is not None else kwargs["inputs_embeds"]
         routing = self._routing(tokens, duo_routes, duo_policy, duo_router)
-        out = super().forward(
-            input_ids=input_ids, attention_mask=attention_mask, labels=labels, duo_routing=routing, **kwargs
-        )
+        kwargs |= {"attention_mask": attention_mask, "labels": labels, "logits_to_keep": logits_to_keep}
+        out = super().forward(input_ids=input_ids, position_ids=position_ids, duo_routing=routing, **kwargs)
         logits = routing.stacked_logits() if isinstance(routing, LearnedRoutes) else None
         return DuoOutput(**out, router_logits=logits)
 
@@ -162,7 +165,8 @@ class DuoCausalLM(PreTrainedModel if TYPE_CHECKING else nn.Module):  # type: ign
         Raises:
             ValueError: routes with values that are no choice, or that end before the text does.
         """
-        prompt = inputs if inputs is not None else kwargs["input_ids"]
+        given = (inputs, kwargs.get("input_ids"), kwargs.get("inputs_embeds"))
+        prompt = next((text for text in given if text is not None), torch.zeros(1, 0, dtype=torch.long))
         policy = kwargs.pop("duo_policy", None)
         if policy is not None:
             shape = len(prompt), self.config.max_position_embeddings, self.config.num_hidden_layers

@@ -16,6 +16,8 @@ from ..families import family
 from .duo import CLASSES, SKIP_SCOPES, DuoCausalLM, DuoConfig, config_for
 from .language_model import LanguageModel
 
+BUFFERS = ("inv_freq", "attn.bias", "masked_bias", "attention.bias")
+"""Ends of names of tables that older checkpoints keep beside the weights, and that models make themselves."""
 DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16")}
 
 
@@ -159,6 +161,10 @@ def _read(
     missing = sorted(name for name in report["missing_keys"] if new is None or new not in name)
     if missing:
         raise ValueError(f"{path} lacks {len(missing)} weights, for example {missing[0]}: the checkpoint is incomplete")
+    if unknown := sorted(name for name in report["unexpected_keys"] if not name.endswith(BUFFERS)):
+        raise ValueError(
+            f"{path} holds {len(unknown)} weights that its configuration has no place for, for example {unknown[0]}"
+        )
     if report["mismatched_keys"]:
         name, stored, wanted = min(report["mismatched_keys"])
         raise ValueError(f"weight {name} of {path} is {tuple(stored)}, its configuration says {tuple(wanted)}")

@@ -64,7 +64,7 @@ class DuoFFN(nn.Module):
 
         With gradients on, both FFNs run even on no tokens: distributed training needs a gradient for every parameter.
         """
-        flat, choices = x.reshape(-1, x.shape[-1]), choices.reshape(-1)
+        flat, choices = x.reshape(-1, x.shape[-1]), choices.reshape(-1).to(x.device)
         rows = {choice: (choices == choice).nonzero()[:, 0] for choice in (BIG, SMALL)}
         if not torch.is_grad_enabled():
             for choice, ffn in ((BIG, self.big), (SMALL, self.small)):
@@ -126,7 +126,8 @@ class GivenRoutes:
     def at_layer_end(self, layer: int, before: Tensor, after: Tensor) -> Tensor:
         if not self.skips_blocks:
             return after
-        return torch.where((self.routes[..., layer] == SKIP)[..., None], before, after)
+        skipped = (self.routes[..., layer] == SKIP).to(after.device)
+        return torch.where(skipped[..., None], before.to(after.device), after)
 
     def _tokens(self, x: Tensor) -> tuple[int, int]:
         """`[batch, token]` of the site's input, which some families hand over flattened."""

@@ -14,7 +14,8 @@ from typing import Any
 
 import nbformat
 
-from ..model import DuoConfig, configuration
+from .. import corpus
+from ..model import DuoConfig, configuration, read_tokenizer
 from ..oracle import AUTO_EXHAUSTIVE
 from ..study import Study
 from .index import index, thumbnail
@@ -63,10 +64,10 @@ def build(
             model that cannot be loaded.
         OSError: no such model.
     """
-    chosen, parameters = notebooks(only), parameters or {}
+    chosen, parameters = notebooks(only), _absolute(parameters or {})
     defaults = {path: _parameters(path) for path in chosen}
     _check(parameters, defaults)
-    absent = {path: _absent(path, {**defaults[path], **parameters}.get("model")) for path in chosen}
+    absent = {path: _absent(path, {**defaults[path], **parameters}) for path in chosen}
     running = [path for path in chosen if not absent[path]]
     out.mkdir(parents=True, exist_ok=True)
     _plotly_js(out)  # first: a page can be read as soon as it is there
@@ -86,20 +87,51 @@ def build(
     return pages
 
 
-def _absent(path: Path, model: str | None) -> str:
+def _absolute(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters, with the folder of a model and the files of sources as they are found from here: kernels run elsewhere.
+
+    Raises:
+        ValueError: an unknown source. FileNotFoundError: a file that is missing.
+    """
+
+    def source(name: str) -> str:
+        kind, _, rest = corpus.check(name).partition(":")
+        return f"file:{Path(rest).resolve()}" if kind == "file" else name
+
+    given = dict(parameters)
+    if "model" in given and Path(str(given["model"])).is_dir():
+        given["model"] = str(Path(given["model"]).resolve())
+    if isinstance(given.get("source"), str):
+        given["source"] = source(given["source"])
+    if isinstance(given.get("sources"), list):
+        given["sources"] = [source(str(name)) for name in given["sources"]]
+    return given
+
+
+def _absent(path: Path, parameters: Mapping[str, Any]) -> str:
     """Why a notebook does not apply to a model: the first of its needs that the model does not have; nothing if it applies.
 
     Raises:
-        ValueError: a need that is not known, or a model that cannot be loaded.
+        ValueError: a need that is not known, a model that cannot be loaded or has no tokenizer, texts that are longer than
+            its context.
         OSError: no such model.
     """
+    model, length = parameters.get("model"), parameters.get("length", 0)
     needs = nbformat.read(path, as_version=4).metadata.get("duoviz", {}).get("needs", [])
-    if model is None or not needs:
+    if model is None:
         return ""
     study = Study(model=model)
     config = configuration(study.folder)
     layers, dense = config.num_hidden_layers, not isinstance(config, DuoConfig)
+    if length > config.max_position_embeddings:
+        raise ValueError(
+            f"length {length}: the context of {model} is {config.max_position_embeddings}, give -p length=..."
+        )
+    if read_tokenizer(study.folder) is None:
+        raise ValueError(f"{model} came without a tokenizer: put its tokenizer.json into its folder")
     has = {
+        "dense": (dense, f"{model} is a Duo model: the other notebooks are about it"),
+        "training log": (Path(study.folder, "training-log.parquet").is_file(), f"{model} came without a training log"),
         "small": (not dense, f"{model} is a dense model, without small FFNs"),
         "routers": (any(Path(study.folder, "routers").glob("budget-*")), f"{model} has no routers for budgets"),
         "every route": (2**layers <= AUTO_EXHAUSTIVE, f"2^{layers} routes are too many to look at each"),

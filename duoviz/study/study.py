@@ -137,13 +137,15 @@ class Study:
         """For every budget the one route that is best on average on the calibration texts: int8 `[k, layer]`; of all routes, or
         of 64 at random for each budget where there are too many."""
         choices = choices or self.choices
+        few = None if self.method(choices) == "exhaustive" else FIXED_CANDIDATES
+        asked: dict[str, Any] = {} if few is None else {"candidates": few, "seed": self.seed}
 
         def compute(_: oracle.Keep) -> dict[str, pd.DataFrame]:
-            few = None if self.method(choices) == "exhaustive" else FIXED_CANDIDATES
             chosen = oracle.fixed(self.lm, self.calibration(), choices=choices, candidates=few, seed=self.seed)
             return {"fixed": pd.DataFrame({"budget": range(len(chosen)), "route": routes.to_texts(chosen)})}
 
-        table = self._cached("fixed", {"choices": choices, **_text(self.calibration())}, compute)["fixed"]
+        asked |= {"choices": choices, **_text(self.calibration())}
+        table = self._cached("fixed", asked, compute)["fixed"]
         return np.stack([routes.from_text(text) for text in table.sort_values("budget")["route"]])
 
     def calibration(self) -> records.Tokens:

@@ -6,6 +6,7 @@ import json
 import random
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import pandas as pd
 import torch
 
 from .. import convert, corpus, router, store, training
-from ..model import configuration, read_tokenizer
+from ..model import config_for, configuration, read_tokenizer
 from ..router import Mixture
 from .study import Study
 
@@ -83,9 +84,15 @@ def train_small(
     Raises:
         ValueError: as `convert.convert`, `training_rows` and `training.train`; another process writes to this folder.
     """
-    begun, done = out / "converted", out / "model"
+    begun = out / "converted"
     asked = {"model": str(path), "begin": begin, "small": small, "seed": seed, "sources": list(sources)}
     with store.only_writer(out / "training.lock"):
+        plan = None
+        if tokens > 0:  # what is wrong with it is said before anything is computed
+            whole = configuration(path)
+            width = convert.small_width(whole, small)
+            shape = training.Preset.of(config_for(whole, small_width=width), tokens=tokens, learning_rate=learning_rate)
+            plan = training.Stage1(out=out, preset=shape, sources=tuple(sources), seed=seed, start=out, **ways)
         if not begun.is_dir():
             length = min(ROW, configuration(path).max_position_embeddings)
             tokenizer: Any = read_tokenizer(path)
@@ -104,12 +111,9 @@ def train_small(
         known = json.loads((begun / training.CONVERSION).read_text())
         if known != asked:
             raise ValueError(f"{out} holds a conversion with {known}: repeat that, or give another folder")
-        if tokens <= 0:
+        if plan is None:
             return begun
-        shape = training.Preset.of(configuration(begun), tokens=tokens, learning_rate=learning_rate)
-        plan = training.Stage1(out=out, preset=shape, sources=tuple(sources), seed=seed, start=begun, **ways)
-        training.train(plan)
-    return done
+        return training.train(replace(plan, start=begun))
 
 
 def training_rows(
@@ -121,12 +125,11 @@ def training_rows(
     Raises:
         ValueError: an unknown source, too little text for a row, no tokenizer.
     """
-    if tokenizer is None:
-        raise ValueError("the model came without a tokenizer: put its tokenizer.json into its folder")
     parts = []
     for source in sources:
         listed = corpus.documents(source, split="train", limit=None if source in corpus.PYTHON else OWN_DOCUMENTS)
-        random.Random(seed).shuffle(listed)
+        if source in corpus.PYTHON:  # of your own text the last rows are held out: nothing is taken from there first
+            random.Random(seed).shuffle(listed)
         sizes = np.cumsum([len(document.text) for document in listed])
         wanted = 8 * tokens // len(sources)  # more characters than the tokens take
         few = listed[: int(np.searchsorted(sizes, wanted)) + 1]

@@ -91,6 +91,22 @@ class Preset:
         fields |= {name: 0.0 for name in entry.config().to_dict() if "drop" in name}
         return config_for(entry.config(**fields), small_width=self.small)
 
+    def check(self, config: PretrainedConfig) -> None:
+        """That a model that is there has this shape.
+
+        Raises:
+            ValueError: if not.
+        """
+        own = Preset.of(config, tokens=self.tokens, learning_rate=self.learning_rate)
+        for name in ("family", "layers", "hidden", "heads", "big", "small", "vocab"):
+            if getattr(self, name) != getattr(own, name):
+                raise ValueError(
+                    f"the model to start from has {name} {getattr(own, name)}, the preset {getattr(self, name)}: leave the"
+                    " preset out, or give one of its shape"
+                )
+        if self.context > config.max_position_embeddings:
+            raise ValueError(f"rows of {self.context} tokens: the model's context is {config.max_position_embeddings}")
+
     @classmethod
     def of(cls, config: PretrainedConfig, *, tokens: int, learning_rate: float) -> Preset:
         """The shape of a Duo model that is there, trained on rows of at most 256 tokens."""

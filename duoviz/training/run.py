@@ -37,7 +37,8 @@ class DuoTrainer(Trainer):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.policy, self.held, self.distil, self.teacher = policy, held, distil, teacher
+        self.policy, self.held, self.distil = policy, held, distil
+        self.teacher = None if teacher is None else teacher.to(self.args.device)
 
     def _get_train_sampler(self, *args: Any) -> torch.utils.data.Sampler:
         return torch.utils.data.SequentialSampler(self.train_dataset)
@@ -142,13 +143,18 @@ def train(plan: Stage1, *, max_steps: int | None = None) -> Path:
     tokenizer = tokenizer_of(plan)
     rows = rows_of(plan, tokenizer)
     torch.manual_seed(plan.seed)
-    model = load_model(plan.start) if plan.start else CLASSES[plan.preset.family][1](plan.preset.config())
+    if plan.start:
+        model = load_model(plan.start)
+        plan.preset.check(model.config)
+        _stop_dropout(model)
+    else:
+        model = CLASSES[plan.preset.family][1](plan.preset.config())
     if plan.frozen:
         model.requires_grad_(False)
         layers: list[Any] = list(model.decoder_layers)
         for layer in layers:
             layer.duo_ffn.small.requires_grad_(True)
-    teacher = load_model(plan.start).to(model.device) if plan.distil and plan.start and not plan.frozen else None
+    teacher = load_model(plan.start) if plan.distil and plan.start and not plan.frozen else None
     trainer = DuoTrainer(
         model,
         _arguments(plan),
@@ -163,6 +169,16 @@ def train(plan: Stage1, *, max_steps: int | None = None) -> Path:
     checkpoint = last_checkpoint(plan.out)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     return _finish(plan, trainer, tokenizer, *before)
+
+
+def _stop_dropout(model: torch.nn.Module) -> None:
+    """No noise in what is learned from and in what is frozen; the configuration, which is saved, stays as it is."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        for name, value in vars(module).items():
+            if "drop" in name and isinstance(value, float):
+                setattr(module, name, 0.0)
 
 
 def _arguments(plan: Stage1) -> TrainingArguments:
