@@ -86,6 +86,10 @@ def _inline(layer: Any) -> nn.Module:
     return ffn
 
 
+def _gpt2_ffn(config: GPT2Config) -> nn.Module:
+    return GPT2MLP(config.n_inner, config)
+
+
 def _nothing(config: Any) -> str:
     return ""
 
@@ -165,7 +169,7 @@ FAMILIES = {
         Family(
             GPT2Config,
             GPT2LMHeadModel,
-            lambda config: GPT2MLP(config.n_inner, config),
+            _gpt2_ffn,
             layers="transformer.h",
             final_norm="transformer.ln_f",
             width="n_inner",

@@ -1,6 +1,8 @@
 """Every family does what a Duo model must; what passes is the table in the README."""
 
+import copy
 import os
+import pickle
 import warnings
 from functools import lru_cache
 from operator import attrgetter
@@ -138,6 +140,8 @@ def saved_models_open_as_duo_and_as_dense(name, folder):
         torch.testing.assert_close(dense(X).logits, wanted[None], atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(lm.model.dense()(X).logits, wanted[None], atol=1e-5, rtol=1e-5)
     assert type(AutoModelForCausalLM.from_pretrained(folder / "duo")) is type(lm.model)
+    for again in (copy.deepcopy(lm.model), pickle.loads(pickle.dumps(lm.model))):
+        assert torch.equal(again(X, duo_routes=chosen).logits, wanted[chosen])
 
 
 def sizes_and_flops_are_counted(name, folder):

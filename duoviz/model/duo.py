@@ -246,8 +246,15 @@ _MIXED: dict[tuple[type, type], type] = {}
 def _mixed(duo: type, dense: type) -> type:
     """The class `duo` over `dense`, made once."""
     if (duo, dense) not in _MIXED:
-        _MIXED[duo, dense] = type("Duo" + dense.__name__, (duo, dense), {})
+        _MIXED[duo, dense] = _named(type("Duo" + dense.__name__, (duo, dense), {}))
     return _MIXED[duo, dense]
+
+
+def _named(made: type) -> type:
+    """The class, as an attribute of this module, where pickle looks for it."""
+    made.__module__ = __name__
+    globals()[made.__name__] = made
+    return made
 
 
 def _classes(family: Family) -> tuple[type[DuoConfig], type[DuoCausalLM]]:
@@ -256,7 +263,7 @@ def _classes(family: Family) -> tuple[type[DuoConfig], type[DuoCausalLM]]:
     config = type("Duo" + family.config.__name__, (DuoConfig, family.config), {"model_type": f"duo_{family.name}"})
     no_split = ["Duo" + layer for layer in family.causal_lm._no_split_modules or ()]
     members = {"config_class": config, "family": family, "_no_split_modules": no_split}
-    return config, type("Duo" + name, (DuoCausalLM, family.causal_lm), members)
+    return _named(config), _named(type("Duo" + name, (DuoCausalLM, family.causal_lm), members))
 
 
 CLASSES = {name: _classes(entry) for name, entry in FAMILIES.items()}
