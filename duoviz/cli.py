@@ -131,8 +131,9 @@ def router(
     """Train a router for a mixture of big, small and skip (stage 3); it is calibrated and saved with what it realises."""
     from . import router as routers
     from . import study
+    from .routes import rest
 
-    mixture = routers.Mixture(big=big, small=_rest(big, skip) if small is None else small, skip=skip)
+    mixture = routers.Mixture(big=big, small=rest(big, skip) if small is None else small, skip=skip)
     made, log = study.train_router(model, out, mixture=mixture, tokens=tokens, sources=sources.split(","), seed=seed)
     print(log.iloc[[0, -1]].to_string(index=False))
     print(json.dumps({"asked": made.facts["mixture"], "realised on calibration text": made.facts["calibrated"]}))
@@ -205,6 +206,7 @@ def train(
 
     from . import store, training
     from .model import RandomPolicy, configuration
+    from .routes import rest
 
     if preset not in (None, *training.PRESETS):
         raise ValueError(f"preset {preset!r}: allowed are {', '.join(training.PRESETS)}")
@@ -216,7 +218,7 @@ def train(
         out=out,
         preset=shape,
         sources=tuple(sources.split(",")),
-        policy=RandomPolicy(big=big, small=_rest(big, skip), skip=skip),
+        policy=RandomPolicy(big=big, small=rest(big, skip), skip=skip),
         seed=seed,
         micro_rows=micro_rows,
         start=start,
@@ -329,11 +331,6 @@ def bench(
     print(f"\nalso in {out}")
     if ship:
         benchmarks.ship(shipped, study.ROOT / "README.md")
-
-
-def _rest(big: float, skip: float) -> float:
-    """The share that big and skip leave to small; rounded, because 1 - 0.9 - 0.1 is -2.8e-17, a share below zero."""
-    return round(1 - big - skip, 12) + 0.0  # + 0.0: no -0.0 in what is saved
 
 
 def _parameter(text: str) -> tuple[str, Any]:

@@ -327,3 +327,8 @@ def ramp(first: int, last: int, *, positions: int) -> Int64[np.ndarray, " positi
     Paper: arXiv 2410.10846, figure 4c.
     """
     return np.rint(np.linspace(first, last, positions)).astype(np.int64)
+
+
+def rest(one: float, other: float) -> float:
+    """The share that two choices leave to the third; rounded, because 1 - 0.9 - 0.1 is -2.8e-17, a share below zero."""
+    return round(1 - one - other, 12) + 0.0  # + 0.0: no -0.0 in what is saved

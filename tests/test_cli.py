@@ -12,8 +12,9 @@ from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
 from duoviz import store
-from duoviz.cli import _rest, app
+from duoviz.cli import app
 from duoviz.router import Mixture
+from duoviz.routes import rest
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -73,7 +74,7 @@ def test_oracle_and_router_take_a_dense_model_and_let_it_skip(tmp_path):
 
 @pytest.mark.parametrize(("big", "skip", "letters"), [(0.9, 0.1, "-B"), (0.7, 0.3, "-B"), (0.5, 0.2, "-SB")])
 def test_shares_that_sum_to_one_leave_nothing_to_small(big, skip, letters):
-    mixture = Mixture(big=big, small=_rest(big, skip), skip=skip)
+    mixture = Mixture(big=big, small=rest(big, skip), skip=skip)
     assert mixture.letters == letters
     assert str(mixture.small) == {"-B": "0.0", "-SB": "0.3"}[letters]
 

@@ -238,7 +238,7 @@ def test_a_source_without_text_and_a_model_without_tokenizer_are_refused(lm, tmp
     (tmp_path / "short.jsonl").write_text(json.dumps({"text": "a"}) + "\n")
     with pytest.raises(ValueError, match="holds no document of two tokens or more"):
         perplexity(lm, f"file:{tmp_path / 'short.jsonl'}", way="BBBB")
-    with pytest.raises(ValueError, match="has no tokenizer"):
+    with pytest.raises(ValueError, match="the model came without a tokenizer"):
         perplexity(tiny_model(), "shipped-prose", way="BBBB")
 
 

@@ -3,10 +3,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_model
+from conftest import dense_model, tiny_model
 from safetensors.torch import load_file, save_file
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaForCausalLM
 from transformers.utils import logging
 
 from duoviz import model
@@ -67,17 +67,7 @@ def test_a_saved_duo_model_opens_as_the_dense_model_equal_to_all_big(lm, ids, tm
 
 
 def test_a_dense_model_loads_with_skip_and_big(ids, tmp_path):
-    torch.manual_seed(0)
-    dense = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=61,
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=3,
-            num_attention_heads=4,
-            max_position_embeddings=32,
-        )
-    ).eval()
+    dense = dense_model("llama")
     dense.save_pretrained(tmp_path)
     lm = model.load(tmp_path, choices="-B")
     assert lm.choices == "-B"

@@ -62,8 +62,10 @@ def test_a_model_that_no_notebook_could_read_is_refused_before_one_starts(tmp_pa
         return done.output
 
     assert "there is no such folder" in refused("--model", str(tmp_path / "nowhere"), "--only", "2,8")
-    assert "length 128: the context of" in refused("--model", str(tmp_path / "own"), "--only", "8")
     assert "came without a tokenizer" in refused("--model", str(tmp_path / "own"), "--only", "8", "-p", "length=9")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(SHIPPED / name, tmp_path / "own")
+    assert "length 128: the context of" in refused("--model", str(tmp_path / "own"), "--only", "8")
     assert "there is no such file" in refused("--only", "8", "-p", "source=file:nowhere.txt")
     assert not (tmp_path / "out").exists()
 

@@ -4,7 +4,7 @@
 texts of your own; `packed` makes training rows.
 """
 
-from .blocks import blocks, encode, packed, tokenize
+from .blocks import blocks, encode, packed, present, tokenize
 from .sources import HOLDOUT_SHARE, PYTHON, SHIPPED, Document, check, documents, holdout_share, stream
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "encode",
     "holdout_share",
     "packed",
+    "present",
     "stream",
     "tokenize",
 ]

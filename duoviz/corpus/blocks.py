@@ -115,7 +115,7 @@ def packed(
     Raises:
         ValueError: no end-of-text token, or too little text for one row.
     """
-    end = _there(tokenizer).eos_token_id
+    end = present(tokenizer).eos_token_id
     if end is None:
         raise ValueError("the tokenizer has no end-of-text token to put between documents: set its eos_token")
     dtype = np.uint16 if len(tokenizer) <= 2**16 else np.uint32
@@ -137,7 +137,7 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], 
     Raises:
         ValueError: no fast tokenizer.
     """
-    if not getattr(_there(tokenizer), "is_fast", False):
+    if not getattr(present(tokenizer), "is_fast", False):
         raise ValueError(
             f"{type(tokenizer).__name__} cannot say which characters a token covers: give a fast tokenizer"
         )
@@ -145,7 +145,12 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], 
     return coded["input_ids"], coded["offset_mapping"]
 
 
-def _there(tokenizer: PreTrainedTokenizerBase | None) -> PreTrainedTokenizerBase:
+def present(tokenizer: PreTrainedTokenizerBase | None) -> PreTrainedTokenizerBase:
+    """The tokenizer.
+
+    Raises:
+        ValueError: there is none.
+    """
     if tokenizer is None:
         raise ValueError("the model came without a tokenizer: put its tokenizer.json into its folder")
     return tokenizer

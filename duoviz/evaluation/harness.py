@@ -23,7 +23,7 @@ from lm_eval.models.utils import (
 from lm_eval.models.utils_hf import stop_sequences_criteria
 from lm_eval.utils import get_rolling_token_windows, simple_parse_args_string
 
-from .. import model
+from .. import corpus, model
 from ..model import LanguageModel
 from ..router import Router
 from ..routes import BIG, LETTERS
@@ -58,15 +58,13 @@ class Harness(TemplateLM):  # type: ignore[misc]
 
     def __init__(self, lm: LanguageModel, way: Way, *, batch_size: int = 8, max_length: int | None = None) -> None:
         super().__init__()
-        if lm.tokenizer is None:
-            raise ValueError(f"{lm} has no tokenizer: put its files in the model's folder")
         if batch_size < 1:
             raise ValueError(f"batch_size {batch_size}: at least 1 text in one forward pass is needed")
         if max_length is not None and not 2 <= max_length <= lm.context:
             raise ValueError(f"max_length {max_length}: the model's context is {lm.context}, give 2..{lm.context}")
         self.lm, self.way, self.batch_size = lm, ways.check(lm, way), batch_size
         self.max_length = max_length or lm.context
-        self.tokenizer = lm.tokenizer
+        self.tokenizer = corpus.present(lm.tokenizer)
         self.counts = np.zeros(len(LETTERS), np.int64)
 
     @classmethod

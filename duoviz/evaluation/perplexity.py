@@ -158,8 +158,7 @@ def windows(tokens: int, *, length: int, stride: int) -> Iterator[tuple[int, int
 
 
 def _check(lm: LanguageModel, length: int, stride: int, documents: int | None, batch_size: int) -> None:
-    if lm.tokenizer is None:
-        raise ValueError(f"{lm} has no tokenizer: put its files in the model's folder")
+    corpus.present(lm.tokenizer)
     if not 1 <= length <= lm.context:
         raise ValueError(f"length {length}: the model's context is {lm.context}, give 1..{lm.context} tokens")
     if not 1 <= stride <= length:

@@ -68,9 +68,11 @@ def way_of(
     if big is None:
         return check(lm, LETTERS[BIG] * lm.layers)
     if small is None and (skip is not None or LETTERS[SMALL] in lm.choices):
-        small = _rest(big, skip or 0.0)
+        small = routes_.rest(big, skip or 0.0)
     small = small or 0.0
-    return check(lm, RandomPolicy(big=big, small=small, skip=_rest(big, small) if skip is None else skip, seed=seed))
+    return check(
+        lm, RandomPolicy(big=big, small=small, skip=routes_.rest(big, small) if skip is None else skip, seed=seed)
+    )
 
 
 def ways_of(
@@ -251,8 +253,3 @@ def read(lm: LanguageModel, pieces: Sequence[Piece], way: Way) -> list[Reading]:
         greedy = (logits.argmax(-1) == targets).cpu().numpy()
         readings.append(Reading(losses, greedy, routes[row, :size]))
     return readings
-
-
-def _rest(one: float, other: float) -> float:
-    """The share that two leave to the third; rounded, because 1 - 0.9 - 0.1 is -2.8e-17, a share below zero."""
-    return round(1 - one - other, 12) + 0.0

@@ -67,7 +67,9 @@ def build(
     chosen, parameters = notebooks(only), _absolute(parameters or {})
     defaults = {path: _parameters(path) for path in chosen}
     _check(parameters, defaults)
-    absent = {path: _absent(path, {**defaults[path], **parameters}) for path in chosen}
+    settings = {path: {**defaults[path], **parameters} for path in chosen}
+    models = {given["model"]: _known(given["model"]) for given in settings.values() if "model" in given}
+    absent = {path: _absent(path, given, models) for path, given in settings.items()}
     running = [path for path in chosen if not absent[path]]
     out.mkdir(parents=True, exist_ok=True)
     _plotly_js(out)  # first: a page can be read as soon as it is there
@@ -108,37 +110,41 @@ def _absolute(parameters: Mapping[str, Any]) -> dict[str, Any]:
     return given
 
 
-def _absent(path: Path, parameters: Mapping[str, Any]) -> str:
-    """Why a notebook does not apply to a model: the first of its needs that the model does not have; nothing if it applies.
+def _known(model: str) -> tuple[int, dict[str, str]]:
+    """A model's context, and for each thing that a notebook can need, why the model does not have it: nothing if it has.
 
     Raises:
-        ValueError: a need that is not known, a model that cannot be loaded or has no tokenizer, texts that are longer than
-            its context.
-        OSError: no such model.
+        ValueError: a model that cannot be loaded or has no tokenizer. OSError: no such model.
     """
-    model, length = parameters.get("model"), parameters.get("length", 0)
-    needs = nbformat.read(path, as_version=4).metadata.get("duoviz", {}).get("needs", [])
-    if model is None:
-        return ""
-    study = Study(model=model)
-    config = configuration(study.folder)
+    folder = Study(model=model).folder
+    config = configuration(folder)
+    corpus.present(read_tokenizer(folder))
     layers, dense = config.num_hidden_layers, not isinstance(config, DuoConfig)
-    if length > config.max_position_embeddings:
-        raise ValueError(
-            f"length {length}: the context of {model} is {config.max_position_embeddings}, give -p length=..."
-        )
-    if read_tokenizer(study.folder) is None:
-        raise ValueError(f"{model} came without a tokenizer: put its tokenizer.json into its folder")
     has = {
         "dense": (dense, f"{model} is a Duo model: the other notebooks are about it"),
-        "training log": (Path(study.folder, "training-log.parquet").is_file(), f"{model} came without a training log"),
+        "training log": (Path(folder, "training-log.parquet").is_file(), f"{model} came without a training log"),
         "small": (not dense, f"{model} is a dense model, without small FFNs"),
-        "routers": (any(Path(study.folder, "routers").glob("budget-*")), f"{model} has no routers for budgets"),
+        "routers": (any(Path(folder, "routers").glob("budget-*")), f"{model} has no routers for budgets"),
         "every route": (2**layers <= AUTO_EXHAUSTIVE, f"2^{layers} routes are too many to look at each"),
     }
-    if unknown := set(needs) - set(has):
-        raise ValueError(f"{path.name} needs {sorted(unknown)}: known are {', '.join(has)}")
-    return next((why for there, why in map(has.__getitem__, needs) if not there), "")
+    return config.max_position_embeddings, {need: "" if there else why for need, (there, why) in has.items()}
+
+
+def _absent(path: Path, given: Mapping[str, Any], models: Mapping[str, tuple[int, dict[str, str]]]) -> str:
+    """Why a notebook does not apply to its model: the first of its needs that the model lacks; nothing if it applies.
+
+    Raises:
+        ValueError: a need that is not known, texts that are longer than the model's context.
+    """
+    if "model" not in given:
+        return ""
+    (context, lacks), length = models[given["model"]], given.get("length", 0)
+    if length > context:
+        raise ValueError(f"length {length}: the context of {given['model']} is {context}, give -p length=...")
+    needs = nbformat.read(path, as_version=4).metadata.get("duoviz", {}).get("needs", [])
+    if unknown := set(needs) - set(lacks):
+        raise ValueError(f"{path.name} needs {sorted(unknown)}: known are {', '.join(lacks)}")
+    return next((lacks[need] for need in needs if lacks[need]), "")
 
 
 def _parameters(path: Path) -> dict[str, Any]:

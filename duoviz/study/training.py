@@ -22,8 +22,6 @@ from .study import Study
 
 OWN_DOCUMENTS = 10_000
 """Documents of a source of your own that training text is drawn from; it may have no end."""
-ROW = 256
-"""Tokens of a training row at most."""
 MEASURED_ROWS = 16
 """Training rows on which the use of neurons is measured."""
 
@@ -47,7 +45,7 @@ def train_router(
     """
     here, plan = Study(model=path), router.Stage3(mixture, tokens=tokens, seed=seed)
     with store.only_writer(out / "training.lock"):
-        length = min(ROW, here.lm.context)
+        length = min(training.ROW, here.lm.context)
         rows = training_rows(here.lm.tokenizer, tokens, length=length, sources=sources, seed=seed)
         made, log = router.train(here.lm, rows, plan, checkpoint=out / "training.pt")
         router.calibrate(made, here.lm, here.calibration())
@@ -94,7 +92,7 @@ def train_small(
             shape = training.Preset.of(config_for(whole, small_width=width), tokens=tokens, learning_rate=learning_rate)
             plan = training.Stage1(out=out, preset=shape, sources=tuple(sources), seed=seed, start=out, **ways)
         if not begun.is_dir():
-            length = min(ROW, configuration(path).max_position_embeddings)
+            length = min(training.ROW, configuration(path).max_position_embeddings)
             tokenizer: Any = read_tokenizer(path)
             rows = training_rows(tokenizer, MEASURED_ROWS * length, length=length, sources=sources, seed=seed)
             ids = torch.from_numpy(rows.astype(np.int64))

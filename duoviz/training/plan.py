@@ -15,6 +15,9 @@ from .. import corpus
 from ..families import FAMILIES, family
 from ..model.duo import DuoConfig, RandomPolicy, config_for
 
+ROW = 256
+"""Tokens of a training row at most, for a model that is there."""
+
 
 @dataclass(frozen=True)
 class Preset:
@@ -109,7 +112,7 @@ class Preset:
 
     @classmethod
     def of(cls, config: PretrainedConfig, *, tokens: int, learning_rate: float) -> Preset:
-        """The shape of a Duo model that is there, trained on rows of at most 256 tokens."""
+        """The shape of a Duo model that is there, trained on rows of at most `ROW` tokens."""
         entry = family(config.model_type)
         return cls(
             hidden=config.hidden_size,
@@ -118,7 +121,7 @@ class Preset:
             big=entry.ffn_width(config),
             small=config.small_intermediate_size,
             vocab=config.vocab_size,
-            context=min(256, config.max_position_embeddings),
+            context=min(ROW, config.max_position_embeddings),
             tokens=tokens,
             rows=32,
             learning_rate=learning_rate,

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, Trai
 
 from ..model.duo import CLASSES, DuoCausalLM, RandomPolicy
 from ..model.loading import load_model
+from ..routes import BIG, SMALL
 from .card import card
 from .plan import Stage1
 from .text import Rows, held_out, rows_of, tokenizer_of
@@ -54,10 +55,8 @@ class DuoTrainer(Trainer):
         policy = replace(self.policy, seed=self.policy.seed + first)
         loss, out = super().compute_loss(model, {**inputs, "duo_policy": policy}, True, num_items_in_batch)
         if self.distil:
-            teacher = (self.teacher or model).eval()
-            with torch.no_grad():
-                taught = teacher(inputs["input_ids"], use_cache=False).logits
-            model.train()
+            with torch.no_grad():  # nothing is dropped out of either
+                taught = (self.teacher or model)(inputs["input_ids"], use_cache=False).logits
             loss = torch.lerp(loss, divergence(taught, out.logits, num_items_in_batch), self.distil)
         if not bool(torch.isfinite(loss.detach())):
             raise ValueError(
@@ -103,7 +102,7 @@ def holdout_losses(model: DuoCausalLM, held: dict[str, Tensor], policy: RandomPo
                 if name == "random":
                     ways: dict[str, Any] = {"duo_policy": replace(policy, seed=number)}
                 else:
-                    ways = {"duo_routes": torch.full((layers,), 2 if name == "big" else 1, dtype=torch.int8)}
+                    ways = {"duo_routes": torch.full((layers,), BIG if name == "big" else SMALL, dtype=torch.int8)}
                 batch = part.to(model.device)
                 total += float(model(batch, labels=batch, **ways).loss) * len(batch)
             found[f"eval_{source}_{name}"] = total / len(rows)
