@@ -131,6 +131,16 @@ def test_file_sources(tmp_path):
         lines.write("\n\n" + json.dumps({"text": " "}) + "\n")
     assert len(corpus.documents(f"file:{tmp_path / 'b.jsonl'}")) == 2  # blank lines and empty texts are no documents
     assert [d.text for d in corpus.documents(f"file:{tmp_path / 'c.parquet'}", limit=1)] == ["p"]
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "a.py").write_text("x = 1")
+    (tmp_path / "picture.png").write_bytes(b"\xff\xfe")
+    assert [(d.id, d.text) for d in corpus.documents(f"file:{tmp_path}")] == [
+        *(("a.txt", "one text"), ("x", "first"), ("b.jsonl-1", "second")),
+        *(("c.parquet-0", "p"), ("c.parquet-1", "q"), ("more/a.py", "x = 1")),
+    ]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="holds no text: at least one document"):
+        corpus.documents(f"file:{tmp_path / 'empty'}")
 
 
 def test_damaged_and_missing_files_are_named(tmp_path):
@@ -157,7 +167,7 @@ def test_damaged_and_missing_files_are_named(tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             corpus.documents(f"file:{tmp_path / name}")
-    with pytest.raises(FileNotFoundError, match="there is no such file"):
+    with pytest.raises(FileNotFoundError, match="there is no such file or folder"):
         corpus.documents("file:nowhere.txt")
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import SHAPES, dense_model
+from safetensors.torch import load_file
 from torch.distributed.fsdp import fully_shard
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, BloomConfig, LlamaConfig, OPTConfig
@@ -140,6 +141,10 @@ def saved_models_open_as_duo_and_as_dense(name, folder):
         torch.testing.assert_close(dense(X).logits, wanted[None], atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(lm.model.dense()(X).logits, wanted[None], atol=1e-5, rtol=1e-5)
     assert type(AutoModelForCausalLM.from_pretrained(folder / "duo")) is type(lm.model)
+    skipped = model.load(folder / "dense", choices="-B")
+    skipped.model.save_pretrained(folder / "again")
+    assert not any(".small." in weight for weight in load_file(folder / "again" / "model.safetensors"))
+    assert model.load(folder / "again", choices="-B").fingerprint == skipped.fingerprint
     for again in (copy.deepcopy(lm.model), pickle.loads(pickle.dumps(lm.model))):
         assert torch.equal(again(X, duo_routes=chosen).logits, wanted[chosen])
 

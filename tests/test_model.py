@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import numpy as np
@@ -351,9 +352,11 @@ def test_damaged_and_incomplete_folders_are_named(lm, tmp_path):
     saved("none").unlink()
     with pytest.raises(OSError, match="none"):
         model.load(tmp_path / "none")
-    (saved("config").parent / "config.json").write_text("{")
-    with pytest.raises(OSError, match=r"config\.json"):
-        model.load(tmp_path / "config")
+    weights = saved("pickled")
+    torch.save(load_file(weights), weights.with_name("pytorch_model.bin"))
+    weights.unlink()
+    with pytest.raises(OSError, match=r"pickled: its weights cannot be read, only \*\.safetensors are"):
+        model.load(tmp_path / "pickled")
     weights = saved("lacking")
     tensors = load_file(weights)
     del tensors["model.layers.2.mlp.small.up_proj.weight"]
@@ -374,6 +377,35 @@ def test_damaged_and_incomplete_folders_are_named(lm, tmp_path):
         ValueError, match=r"weight model\.norm\.weight of .*shape is \(5,\), its configuration says \(32,\)"
     ):
         model.load(tmp_path / "shape")
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "message"),
+    [
+        (None, FileNotFoundError, "holds no config.json, or one that says nothing: it is not the folder of a model"),
+        ("{", OSError, r"config\.json"),
+        ("{}", FileNotFoundError, "holds no config.json, or one that says nothing"),
+        ({"hidden_size": "wide"}, ValueError, "its config.json is that of no llama model .*hidden_size"),
+        ({"hidden_act": "nope"}, ValueError, "its config.json makes no duo_llama .*nope"),
+    ],
+)
+def test_a_configuration_that_cannot_be_read_is_named(lm, tmp_path, fields, error, message):
+    lm.model.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    if fields is None:
+        path.unlink()
+    else:
+        path.write_text(fields if isinstance(fields, str) else json.dumps({**json.loads(path.read_text()), **fields}))
+    with pytest.raises(error, match=message):
+        model.load(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{", '{"version": "1.0"}'])
+def test_a_tokenizer_that_cannot_be_read_is_named(lm, tmp_path, text):
+    lm.model.save_pretrained(tmp_path)
+    (tmp_path / "tokenizer.json").write_text(text)
+    with pytest.raises(ValueError, match=r"the tokenizer of .* cannot be read"):
+        model.load(tmp_path)
 
 
 def test_where_and_how_precisely_a_model_is_loaded(lm, ids, tmp_path):

@@ -203,6 +203,17 @@ def test_the_last_rows_of_own_text_are_held_out(tmp_path, sources):
     np.testing.assert_array_equal(again["train"][sources[0]], rows["train"][sources[0]])
 
 
+def test_every_source_has_rows_of_its_own(tmp_path, whole):
+    files = tmp_path / "a" / "b.txt", tmp_path / "a-b.txt"
+    files[0].parent.mkdir()
+    for number, file in enumerate(files):
+        file.write_text(f"{number} " * 400)
+    run = plan(tmp_path / "run", tuple(f"file:{file}" for file in files))
+    run.claim()
+    one, other = training.rows_of(run, load(whole).tokenizer)["train"].values()
+    assert not np.array_equal(one, other)
+
+
 def test_python_text_is_split_by_document(tmp_path, monkeypatch):
     texts = [d.text for d in corpus.documents("shipped-code")]
     frame = pd.DataFrame({"source": "python-code", "id": [f"m{i}" for i in range(len(texts))], "text": texts})
@@ -359,18 +370,15 @@ def test_bad_plans_are_refused(tmp_path, sources):
         ({"sources": ("shipped-prose",)}, "shipped-prose is the evaluation text and never trained on"),
         ({"micro_rows": 3}, "micro_rows 3 must divide the 4 rows"),
         ({"micro_rows": 0}, "must be at least 1"),
+        ({"preset": replace(TINY, heads=3)}, "3 heads need a multiple of 6"),
     ):
         with pytest.raises(ValueError, match=message):
             plan(tmp_path, **{"sources": sources} | changes)
     for changes in ({"start": tmp_path / "nowhere"}, {"sources": ("file:nowhere.txt",)}):
         with pytest.raises(FileNotFoundError, match="there is no such f"):
             plan(tmp_path, **{"sources": sources} | changes)
-    for changes, message in (
-        ({"heads": 3}, "3 heads need a multiple of 6"),
-        ({"rows": 0}, "every size must be positive"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            replace(TINY, **changes)
+    with pytest.raises(ValueError, match="every size must be positive"):
+        replace(TINY, rows=0)
     (tmp_path / "word.txt").write_text("few words")
     with pytest.raises(ValueError, match="tokens of text: one row needs 32"):
         training.train(plan(tmp_path / "few", (f"file:{tmp_path / 'word.txt'}",)))

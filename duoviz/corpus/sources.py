@@ -15,6 +15,7 @@ from . import python
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = ("shipped-prose", "shipped-code")
 PYTHON = ("python-prose", "python-code")
+TEXTS = (".txt", ".md", ".rst", ".py", ".jsonl", ".parquet")
 SPLITS = ("train", "holdout", "calibration")
 HOLDOUT_SHARE = 0.04
 CALIBRATION_SHARE = 0.25
@@ -42,8 +43,8 @@ def check(source: str) -> str:
             f"corpus source {source!r} is unknown: give one of {', '.join(SHIPPED + PYTHON)},"
             " file:PATH or hf:DATASET[:CONFIG[:SPLIT[:COLUMN]]]"
         )
-    if kind == "file" and not Path(rest).is_file():
-        raise FileNotFoundError(f"file source {rest}: there is no such file")
+    if kind == "file" and not Path(rest).exists():
+        raise FileNotFoundError(f"file source {rest}: there is no such file or folder")
     return source
 
 
@@ -51,9 +52,10 @@ def documents(source: str, *, split: str = "holdout", limit: int | None = None) 
     """The documents of a source that hold text, in a fixed order.
 
     Args:
-        source: `shipped-prose`, `shipped-code`, `python-prose`, `python-code`, `file:PATH` (a text file, `.jsonl` or
-            `.parquet` with a `text` column) or `hf:DATASET[:CONFIG[:SPLIT[:COLUMN]]]` (streamed; a Hub id, a folder of
-            data files, or one that `save_to_disk` wrote).
+        source: `shipped-prose`, `shipped-code`, `python-prose`, `python-code`, `file:PATH` (a text file, which is one
+            document, `.jsonl` or `.parquet` with a `text` column; or a folder, for every file in it that ends as in
+            `TEXTS`) or `hf:DATASET[:CONFIG[:SPLIT[:COLUMN]]]` (streamed; a Hub id, a folder of data files, or one that
+            `save_to_disk` wrote).
         split: `"train"`, `"holdout"` (scored) or `"calibration"` (chosen on) of the python sources; the last two in an
             order fixed by hash, so that the first few are of all kinds. The shipped texts are only ever scored; your own
             text is taken whole.
@@ -87,7 +89,7 @@ def stream(source: str, *, split: str = "holdout") -> Iterator[Document]:
     elif source in PYTHON:
         found = _python(source, split)
     elif kind == "file":
-        found = _file(Path(rest))
+        found = _files(Path(rest)) if Path(rest).is_dir() else _file(Path(rest), Path(rest).stem)
     else:
         found = _hub(rest)
     return (document for document in found if document.text.strip())
@@ -121,22 +123,27 @@ def _python(source: str, split: str) -> Iterator[Document]:
             yield Document(name, text)
 
 
-def _file(path: Path) -> Iterator[Document]:
+def _files(folder: Path) -> Iterator[Document]:
+    for path in sorted(path for path in folder.rglob("*") if path.suffix in TEXTS and path.is_file()):
+        yield from _file(path, path.relative_to(folder).as_posix())
+
+
+def _file(path: Path, name: str) -> Iterator[Document]:
     if path.suffix == ".jsonl":
         for number, row in enumerate(_json_lines(path)):
             if not isinstance(row, dict) or not isinstance(row.get("text"), str):
                 raise ValueError(f"{path} document {number + 1}: each line must be an object with a string 'text'")
-            yield Document(str(row.get("id", f"{path.stem}-{number}")), row["text"])
+            yield Document(str(row.get("id", f"{name}-{number}")), row["text"])
     elif path.suffix == ".parquet":
-        yield from _parquet(path)
+        yield from _parquet(path, name)
     else:
         try:
-            yield Document(path.stem, path.read_text(encoding="utf-8"))
+            yield Document(name, path.read_text(encoding="utf-8"))
         except UnicodeDecodeError as error:
             raise ValueError(f"{path} is not UTF-8 text: {error}") from error
 
 
-def _parquet(path: Path) -> Iterator[Document]:
+def _parquet(path: Path, name: str) -> Iterator[Document]:
     import pyarrow
     import pyarrow.parquet
 
@@ -148,7 +155,7 @@ def _parquet(path: Path) -> Iterator[Document]:
     except (pyarrow.ArrowException, OSError) as error:
         raise ValueError(f"{path} is damaged or no parquet file: {error}") from error
     for number, text in enumerate(texts):
-        yield Document(f"{path.stem}-{number}", _string(text, f"{path} row {number}"))
+        yield Document(f"{name}-{number}", _string(text, f"{path} row {number}"))
 
 
 def _hub(name: str) -> Iterator[Document]:

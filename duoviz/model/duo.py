@@ -93,6 +93,8 @@ class DuoCausalLM(PreTrainedModel if TYPE_CHECKING else nn.Module):  # type: ign
 
     family: Family
     config: Any
+    has_small = True
+    """Whether the small FFNs are the model's own; if not, they only hold the place, and are not saved."""
     _can_compile_fullgraph = False
 
     def __init__(self, config: DuoConfig) -> None:
@@ -120,6 +122,14 @@ class DuoCausalLM(PreTrainedModel if TYPE_CHECKING else nn.Module):  # type: ign
         dense.load_state_dict({k: v for k, v in self.state_dict().items() if ".small." not in k})
         dense.generation_config = copy.deepcopy(self.generation_config)
         return dense.eval()
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> Any:
+        """`save_pretrained` of transformers; a dense model whose layers can be skipped is written as the dense model."""
+        return (
+            super().save_pretrained(*args, **kwargs)
+            if self.has_small
+            else self.dense().save_pretrained(*args, **kwargs)
+        )
 
     def forward(
         self,

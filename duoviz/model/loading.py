@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
@@ -71,7 +72,8 @@ def load_model(
     """The Duo model of a folder or Hub id, on the CPU (or as `device_map` says) and without tokenizer; arguments and errors
     as in `load`.
 
-    The small FFNs of a dense model are zero: no route may name them, and equal weights keep equal fingerprints.
+    The small FFNs of a dense model are zero: no route may name them, equal weights keep equal fingerprints, and it is saved as
+    the dense model.
     """
     if choices is not None and (not choices or set(choices) - set(routes_.LETTERS)):
         raise ValueError(f"choices {choices!r}: name letters of '-SB', for example '-B'")
@@ -87,6 +89,7 @@ def load_model(
     ffns: list[Any] = [layer.duo_ffn for layer in model.decoder_layers]
     for parameter in (parameter for ffn in ffns for parameter in ffn.small.parameters()):
         nn.init.zeros_(parameter)
+    model.has_small = False
     return model
 
 
@@ -94,13 +97,17 @@ def configuration(path: Path | str) -> PretrainedConfig:
     """The configuration of a folder or Hub id: that of a Duo model, or of a dense one that could become one.
 
     Raises:
-        ValueError: a family that is not supported, quantised weights, code of its own.
-        FileNotFoundError: a folder that does not exist; OSError: a damaged one, or a Hub id that cannot be reached.
+        ValueError: a family that is not supported, quantised weights, code of its own, fields that are none of the family's.
+        FileNotFoundError: no such folder, or no config.json in it; OSError: a damaged one, or a Hub id that cannot be reached.
     """
     looks_local = Path(path).is_absolute() or str(path).count("/") != 1 or Path(path).parent.exists()
     if looks_local and not Path(path).is_dir():
         raise FileNotFoundError(f"model {path}: there is no such folder, and it is not a Hub id like 'owner/name'")
     fields, _ = PretrainedConfig.get_config_dict(path)
+    if not fields or not isinstance(fields, dict):
+        raise FileNotFoundError(
+            f"{path} holds no config.json, or one that says nothing: it is not the folder of a model"
+        )
     if fields.get("auto_map"):
         raise ValueError(
             f"{path} comes with code of its own (auto_map in its config.json), which is never run: give a checkpoint of"
@@ -109,7 +116,10 @@ def configuration(path: Path | str) -> PretrainedConfig:
     entry = family(str(fields.get("model_type", "")))
     if fields.get("quantization_config"):
         raise ValueError(f"{path} is quantised: give a checkpoint in float32, bfloat16 or float16")
-    config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+    try:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+    except (StrictDataclassError, ValueError, TypeError, LookupError) as error:
+        raise ValueError(f"{path}: its config.json is that of no {entry.name} model ({error!r})") from error
     if why := entry.lacks(config):
         raise ValueError(f"{path}: this {entry.name} model cannot be a Duo model: {why}")
     return config
@@ -154,10 +164,24 @@ def _read(
         model, report = causal_lm.from_pretrained(path, config=config, dtype=dtype, device_map=device_map, **options)
     except SafetensorError as error:
         raise OSError(f"the weights in {path} are damaged or cut short ({error}): restore the file") from error
+    except OSError as error:
+        raise OSError(f"{path}: its weights cannot be read, only *.safetensors are ({error})") from error
+    except (ValueError, LookupError) as error:
+        raise ValueError(f"{path}: its config.json makes no {config.model_type} ({error!r})") from error
     finally:
         logging.set_verbosity(level)
         if shown:
             logging.enable_progress_bar()
+    _check(path, model, report, new)
+    return model
+
+
+def _check(path: Path | str, model: DuoCausalLM, report: dict[str, Any], new: str | None) -> None:
+    """That every weight was read, fits and is finite; those with `new` in their names may be missing.
+
+    Raises:
+        ValueError: if not.
+    """
     missing = sorted(name for name in report["missing_keys"] if new is None or new not in name)
     if missing:
         raise ValueError(f"{path} lacks {len(missing)} weights, for example {missing[0]}: the checkpoint is incomplete")
@@ -175,12 +199,18 @@ def _read(
             )
         if not bool(torch.isfinite(tensor).all()):
             raise ValueError(f"weight {name} of {path} holds NaN or infinity: the checkpoint is damaged")
-    return model
 
 
 def read_tokenizer(path: Path | str) -> PreTrainedTokenizerBase | None:
-    """The tokenizer of a folder or Hub id; None for a folder without one."""
+    """The tokenizer of a folder or Hub id; None for a folder without one.
+
+    Raises:
+        ValueError: one that cannot be read; OSError: a Hub id that cannot be reached.
+    """
     files = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
     if Path(path).is_dir() and not any(Path(path, name).is_file() for name in files):
         return None
-    return AutoTokenizer.from_pretrained(path)
+    try:
+        return AutoTokenizer.from_pretrained(path)
+    except (ValueError, TypeError, LookupError) as error:
+        raise ValueError(f"the tokenizer of {path} cannot be read ({error!r}): restore its files") from error

@@ -32,7 +32,7 @@ class Preset:
         family: of `duoviz.families`.
 
     Raises:
-        ValueError: a size below 1, a width that the heads do not divide evenly, an unknown family.
+        ValueError: a size below 1, an unknown family.
     """
 
     hidden: int
@@ -54,10 +54,6 @@ class Preset:
         small = {name: size for name, size in asdict(self).items() if name not in ("warmup", "family") and size <= 0}
         if small or self.context < 2 or self.warmup < 0:
             raise ValueError(f"preset {self}: every size must be positive, a context holds at least 2 tokens")
-        if self.hidden % (2 * self.heads):
-            raise ValueError(
-                f"hidden {self.hidden}: {self.heads} heads need a multiple of {2 * self.heads} (rotary pairs)"
-            )
 
     @property
     def step_tokens(self) -> int:
@@ -75,7 +71,15 @@ class Preset:
         return min(self.warmup, self.steps // 10)
 
     def config(self) -> DuoConfig:
-        """The configuration of the model; no dropout, since the text is read about once."""
+        """The configuration of a new model; no dropout, since the text is read about once.
+
+        Raises:
+            ValueError: a width that the heads do not divide into rotary pairs.
+        """
+        if self.hidden % (2 * self.heads):
+            raise ValueError(
+                f"hidden {self.hidden}: {self.heads} heads need a multiple of {2 * self.heads} (rotary pairs)"
+            )
         entry = FAMILIES[self.family]
         fields: dict[str, Any] = {
             "vocab_size": self.vocab,
@@ -158,8 +162,8 @@ class Stage1:
         gradient_checkpointing: recompute activations to save memory.
 
     Raises:
-        ValueError: no sources, one named twice, unknown or never trained on; rows that micro_rows does not divide;
-            frozen or distil without a start, distil outside 0 to 1.
+        ValueError: a preset that no new model can have; no sources, one named twice, unknown or never trained on; rows that
+            micro_rows does not divide; frozen or distil without a start, distil outside 0 to 1.
         FileNotFoundError: a missing file or folder to start from.
     """
 
@@ -179,6 +183,8 @@ class Stage1:
     def __post_init__(self) -> None:
         if not self.sources or len(set(self.sources)) < len(self.sources):
             raise ValueError(f"sources {self.sources}: name at least one, and each once")
+        if self.start is None:
+            self.preset.config()  # or its error, before any text is read
         for source in self.sources:
             corpus.check(source)
             if source in corpus.SHIPPED:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from itertools import islice
@@ -80,7 +81,8 @@ def rows_of(plan: Stage1, tokenizer: PreTrainedTokenizerBase) -> dict[str, dict[
     """
     found: dict[str, dict[str, np.ndarray]] = {"train": {}, "holdout": {}}
     for source in plan.sources:
-        name = source.replace(":", "-").replace("/", "-")
+        kind, _, rest = source.partition(":")
+        name = f"{kind}-{hashlib.sha256(rest.encode()).hexdigest()[:16]}" if rest else source
         paths = {split: plan.out / f"{split}-{name}.npy" for split in found}
         if not all(path.is_file() for path in paths.values()):
             for split, rows in _packed(plan, tokenizer, source).items():
