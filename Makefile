@@ -12,8 +12,13 @@ lint: $(READY)  ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: lint $(EVAL)  ## lint and the whole test suite
+test: lint $(EVAL)  ## lint and the whole test suite: both halves at once, the browser tests long after the notebooks
+	OMP_NUM_THREADS=1 $(MAKE) --no-print-directory --jobs=2 unit executed
+
+unit: $(READY) $(EVAL)
 	$(BIN)/python -m pytest
+
+executed: $(READY)  # the notebooks still print what is in them
 	$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-sanitize-with tests/notebook-numbers.cfg notebooks
 
 bench: $(READY)  ## the benchmarks as a table and runs/bench.json
@@ -34,4 +39,4 @@ $(EVAL): pyproject.toml $(READY)  # beside .venv's own packages, not among them
 	$(BIN)/python -m pip install --quiet --no-deps --target .venv/eval $$($(BIN)/python -c '$(EXTRA)')
 	touch $(EVAL)
 
-.PHONY: report lint test bench lab
+.PHONY: report lint test unit executed bench lab

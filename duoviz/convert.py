@@ -47,9 +47,7 @@ def convert(
     """
     if begin not in BEGINNINGS:
         raise ValueError(f"begin {begin!r}: allowed are {', '.join(BEGINNINGS)}")
-    config = configuration(path)
-    if isinstance(config, DuoConfig):
-        raise ValueError(f"{path} is a Duo model already: give a dense one, or go on training it with --start")
+    config = dense(path)
     width = small_width(config, small)
     if int(ids.min()) < 0 or int(ids.max()) >= config.vocab_size:
         raise ValueError(f"token ids {int(ids.min())}..{int(ids.max())}: the vocabulary has 0..{config.vocab_size - 1}")
@@ -59,6 +57,18 @@ def convert(
     if begin == "neurons":
         _begin_all(model, ids)
     return model
+
+
+def dense(path: Path | str) -> PretrainedConfig:
+    """The configuration of a dense model.
+
+    Raises:
+        ValueError: a Duo model; and as `duoviz.model.load`.
+    """
+    config = configuration(path)
+    if isinstance(config, DuoConfig):
+        raise ValueError(f"{path} is a Duo model already: give a dense one, or go on training it with --start")
+    return config
 
 
 def small_width(config: PretrainedConfig, small: int | None) -> int:

@@ -134,3 +134,17 @@ def test_the_models_own_attention_is_restored(lm, ids):
     for _ in branches.leaves(3, Trie(Space(4).enumerate())):
         pass
     assert lm.model.config._attn_implementation == before
+
+
+def test_narrow_dtypes_do_not_round_large_scores():
+    """Biases of keys make scores of thousands, which bfloat16 would round to whole nats and float16 cannot hold."""
+    torch.manual_seed(0)
+    rows, keys, values = torch.randn(2, 2, 5, 64), torch.randn(2, 2, 7, 64) + 40, torch.randn(2, 2, 7, 64)
+    rows[..., :1] += 40
+    for dtype, error in ((torch.bfloat16, 0.01), (torch.float16, 0.002)):
+        given = [part.to(dtype) for part in (rows, keys, values)]
+        exact = [part.double() for part in given]
+        scores = exact[0] @ exact[1].transpose(2, 3) * 0.125
+        out, lse = portable_over_prefix(*given, 0.125)
+        torch.testing.assert_close(out.double(), scores.softmax(-1) @ exact[2], atol=4 * error, rtol=0)
+        torch.testing.assert_close(lse.double(), scores.logsumexp(-1), atol=1e-3, rtol=1e-5)

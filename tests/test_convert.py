@@ -2,6 +2,7 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import dense_model
@@ -85,6 +86,21 @@ def test_a_duo_model_is_not_converted_again(lm, tmp_path):
     lm.model.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="is a Duo model already"):
         convert(tmp_path, IDS)
+    with pytest.raises(ValueError, match="is a Duo model already"):
+        train_small(str(tmp_path), tmp_path / "out", tokens=1000)
+
+
+def test_a_dense_model_has_no_shape_of_a_duo_model():
+    with pytest.raises(ValueError, match="a dense opt has no small FFNs: give it some with python -m duoviz convert"):
+        training.Preset.of(dense_model("opt").config, tokens=1000, learning_rate=1e-3)
+
+
+def test_held_out_rows_are_not_measured(dense, text):
+    tokenizer = model.load(dense, choices="-B").tokenizer
+    everything = corpus.packed(tokenizer, corpus.documents(text), length=16)
+    drawn = training_rows(tokenizer, 10**6, length=16, sources=[text])
+    np.testing.assert_array_equal(drawn, training.apart(everything)[0])
+    assert 0 < len(drawn) < len(everything)
 
 
 def test_a_policy_without_small_trains_a_dense_model(dense):
@@ -141,6 +157,9 @@ def test_distillation_alone_comes_nearer_to_the_dense_model(dense, text, tmp_pat
             for path in (tmp_path / "converted", folder)
         ]
     assert 0 < found[1] < found[0]
+    log = pd.read_parquet(folder / "training-log.parquet").dropna(subset=["objective"])
+    assert log["objective"].iloc[-1] < log["objective"].iloc[0]
+    assert log["loss"].isna().all()  # what was minimised is no loss on the text
 
 
 def test_nothing_is_dropped_out_of_a_model_that_is_trained_on(tmp_path):

@@ -400,6 +400,9 @@ def test_a_long_context_is_cut_from_the_left_and_an_empty_one_is_the_prefix_toke
     losses = lm.score(np.array([[0, *lm.tokenizer("A word")["input_ids"]]]), "BS-B")
     assert lm.tokenizer.eos_token_id == 0
     assert alone == again == pytest.approx(-losses.sum(), abs=1e-4)
+    (blank,) = made.loglikelihood(requests("loglikelihood", ("\n\n", "A word")))  # blanks go to the continuation
+    losses = lm.score(np.array([[0, *lm.tokenizer("\n\nA word")["input_ids"]]]), "BS-B")
+    assert blank[0] == pytest.approx(-losses.sum(), abs=1e-4)
     for continuation, size in (("", 0), (text, len(lm.tokenizer(text, verbose=False)["input_ids"]))):
         with pytest.raises(ValueError, match=rf"of {size} tokens: 1..48 can be scored"):
             made._loglikelihood_tokens(
@@ -451,6 +454,13 @@ def test_texts_are_generated_as_one_by_one_and_until_they_stop(harness, lm, lear
     assert made.counts.sum() % 4 == 0
     if kind == "router":
         assert made.counts.min() > 0
+    until = {"until": [found[0][3:5]], "max_gen_toks": 8}
+    counts = []
+    for size in (1, 3):
+        made = harness.Harness(lm, way, batch_size=size)
+        made.generate_until(requests("generate_until", *((c, until) for c in contexts)))
+        counts.append(made.counts.tolist())
+    assert counts[0] == counts[1]  # whatever ran beside it
     long = "word " * 100
     options = {"until": ["\n"], "max_gen_toks": 10}
     (cut,) = made.generate_until(requests("generate_until", (long, options)))

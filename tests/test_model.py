@@ -7,7 +7,7 @@ import torch
 from conftest import dense_model, tiny_model
 from safetensors.torch import load_file, save_file
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoModelForCausalLM, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, DynamicCache, LlamaForCausalLM
 from transformers.utils import logging
 
 from duoviz import model
@@ -323,6 +323,46 @@ def test_bfloat16_scores_with_a_float32_head(lm, ids, tmp_path):
 def test_bad_tokens_and_routes(lm, ids, routes, message):
     with pytest.raises(ValueError, match=message):
         lm.score(np.array(ids), routes)
+
+
+def test_ffns_work_under_autocast(lm, ids, monkeypatch):
+    """On CUDA, unlike here, autocast leaves `index_copy` alone: the dtypes of what it is given must agree."""
+    copy = torch.Tensor.index_copy
+
+    def strict(*given):
+        with torch.autocast("cpu", enabled=False):
+            return copy(*given)
+
+    monkeypatch.setattr(torch.Tensor, "index_copy", strict)
+    x, policy = torch.from_numpy(ids), RandomPolicy(0.4, 0.3, 0.3, seed=1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = lm.model(x, labels=x, duo_policy=policy).loss
+    torch.testing.assert_close(half.float(), lm.model(x, labels=x, duo_policy=policy).loss, atol=0.05, rtol=0.01)
+
+
+def test_a_head_of_its_own_stays_one_whatever_the_configuration_says(ids, tmp_path):
+    lm, x = tiny_model(), torch.from_numpy(ids)
+    lm.model.lm_head.weight = torch.nn.Parameter(torch.randn_like(lm.model.lm_head.weight))
+    assert lm.model.config.tie_word_embeddings
+    dense = lm.model.dense()
+    torch.testing.assert_close(dense(x).logits, lm.model(x).logits, atol=1e-5, rtol=1e-5)
+    assert not dense.config.tie_word_embeddings
+
+
+def test_what_the_dense_class_takes_is_taken(ids):
+    lm, x = tiny_model(), torch.from_numpy(ids)
+    way = {"duo_policy": RandomPolicy(0.4, 0.3, 0.3, seed=1)}
+    told = {"max_new_tokens": 5, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    told["attention_mask"] = torch.ones_like(x)
+    wanted = lm.model.generate(x, **way, **told)
+    cached = lm.model.generate(x, past_key_values=DynamicCache(config=lm.model.config), **way, **told)
+    assert torch.equal(wanted, cached)
+    embedded = lm.model.generate(inputs_embeds=lm.model.get_input_embeddings()(x), **way, **told)
+    assert torch.equal(wanted[:, x.shape[1] :], embedded)
+    for cache in (True, False):
+        out = lm.model(x, return_dict=False, use_cache=cache)
+        assert isinstance(out, tuple)
+        assert torch.equal(out[0], lm.model(x).logits)
 
 
 def test_models_that_cannot_be_loaded(tmp_path):

@@ -73,6 +73,9 @@ def test_a_model_that_no_notebook_could_read_is_refused_before_one_starts(tmp_pa
 def test_files_are_found_from_where_the_command_is_given(tmp_path, monkeypatch):
     (tmp_path / "my.txt").write_text("words")
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    assert run._absolute({"source": "hf:data::train:text"}) == {"source": f"hf:{tmp_path / 'data'}::train:text"}
+    assert run._absolute({"source": "hf:owner/name"}) == {"source": "hf:owner/name"}
     given = run._absolute({"model": ".", "source": "file:my.txt", "sources": ["file:my.txt", "shipped-code"]})
     where = f"file:{tmp_path / 'my.txt'}"
     assert given == {"model": str(tmp_path), "source": where, "sources": [where, "shipped-code"]}

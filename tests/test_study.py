@@ -1,9 +1,10 @@
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from duoviz import figures, frames, oracle
+from duoviz import figures, frames, oracle, router
 from duoviz.routes import Space, to_text
 from duoviz.study import OBJECTIVES, Study
 
@@ -66,6 +67,25 @@ def test_a_model_without_routers_has_no_router_curve(study, tmp_path):
     assert bare.routers() == {}
     assert bare.router_curve("shipped-prose") is None
     assert list(study.routers())[:2] == ["budget-2", "budget-4"]
+    own = router.Router(12, 128, router.Mixture(0.4, 0.6))
+    for name in ("mine", "budget-2"):
+        router.save(own, tmp_path / "bare" / "routers" / name)
+    with pytest.raises(
+        ValueError, match=r"budget-2 was trained for Mixture\(big=0.4.*, its name says Mixture\(big=0.16"
+    ):
+        bare.routers()
+    two = router.Router(12, 128, router.Mixture.from_budget(2, 12))
+    router.save(two, tmp_path / "bare" / "routers" / "budget-2")
+    assert list(bare.routers()) == ["budget-2", "mine"]
+    assert bare.routers()["mine"] == router.Mixture(0.4, 0.6)
+
+
+def test_a_folder_here_goes_before_one_of_the_repository(study, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    known = replace(study, model="data/duo-tiny")
+    assert Path(known.folder) == Path(__file__).resolve().parents[1] / "data" / "duo-tiny"
+    (tmp_path / "data" / "duo-tiny").mkdir(parents=True)
+    assert Path(replace(study, model="data/duo-tiny").folder).resolve() == tmp_path / "data" / "duo-tiny"
 
 
 def test_landscapes_of_a_source_say_what_a_search_finds(study, monkeypatch):

@@ -14,7 +14,8 @@ import torch
 from conftest import tiny_model
 
 from duoviz import corpus, figures, training
-from duoviz.model import RandomPolicy, load
+from duoviz.families import FAMILIES
+from duoviz.model import DuoCausalLM, RandomPolicy, load
 from duoviz.training import PRESETS, Preset, Rows, Stage1
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -141,7 +142,7 @@ def test_the_log_and_the_card_say_what_was_done(sources, whole):
     facts, card = facts_of(whole), (whole / "README.md").read_text()
     assert facts["tokens"] == 12 * 128
     assert f"{facts['tokens']:,} tokens" in card
-    assert f"The last rows of {sources[0]} and {sources[1]} were held out." in card
+    assert f"Every 25th row of {sources[0]} and {sources[1]} was held out." in card
     assert "near-duplicates" not in card
     assert "1,536 tokens of" in card
     assert "12 steps\nof 4 rows of 32 tokens" in card
@@ -181,15 +182,16 @@ def test_activation_checkpointing_changes_no_weight(tmp_path, sources, whole):
         torch.testing.assert_close(weights(again)[name], tensor, atol=1e-6, rtol=1e-6)
 
 
-def test_the_last_rows_of_own_text_are_held_out(tmp_path, sources):
+def test_every_25th_row_of_own_text_is_held_out_however_many_are_read(tmp_path, sources):
     run = plan(tmp_path, sources, preset=replace(TINY, tokens=10**7))
     tokenizer = training.tokenizer_of(run)
     rows = training.rows_of(run, tokenizer)
     for source in sources:
         train, held = rows["train"][source], rows["holdout"][source]
-        assert len(held) == round((len(train) + len(held)) * corpus.HOLDOUT_SHARE) > 1
         everything = corpus.packed(tokenizer, corpus.documents(source), length=32)
-        np.testing.assert_array_equal(np.concatenate([train, held]), everything)
+        np.testing.assert_array_equal(held, everything[::25])
+        np.testing.assert_array_equal(train, np.delete(everything, np.s_[::25], 0))
+        assert len(held) > 1
     assert {len(some) for some in training.held_out(rows["holdout"]).values()} == {
         len(h) for h in rows["holdout"].values()
     }
@@ -197,10 +199,45 @@ def test_the_last_rows_of_own_text_are_held_out(tmp_path, sources):
     few.claim()
     short = training.rows_of(few, tokenizer)  # 24 rows of each are read in its 12 steps
     for source in sources:
-        total = len(rows["train"][source]) + len(rows["holdout"][source])
-        assert len(short["train"][source]) + len(short["holdout"][source]) == min(24 + 64, total)
+        for split, least in (("train", 24), ("holdout", 1)):  # a beginning of the same
+            np.testing.assert_array_equal(short[split][source], rows[split][source][: len(short[split][source])])
+            assert least <= len(short[split][source]) < len(rows[split][source])
     again = training.rows_of(run, tokenizer)
     np.testing.assert_array_equal(again["train"][sources[0]], rows["train"][sources[0]])
+
+
+def test_every_batch_takes_routes_of_its_own(tmp_path, sources, monkeypatch):
+    seen = []
+    forward = DuoCausalLM.forward
+    monkeypatch.setattr(
+        DuoCausalLM, "forward", lambda self, *a, duo_policy=None, **k: seen.append(duo_policy) or forward(self, *a, **k)
+    )
+    for seed in (0, 1):
+        training.train(plan(tmp_path / str(seed), sources, seed=seed), max_steps=3)
+    firsts = range(0, 12, 2)  # three steps of two batches of two rows
+    assert {policy.seed for policy in seen if policy is not None} == {*firsts, *(1_000_003 + row for row in firsts)}
+
+
+def test_several_processes_are_refused(tmp_path, sources, monkeypatch):
+    monkeypatch.setattr("transformers.TrainingArguments.world_size", property(lambda _: 2))
+    with pytest.raises(ValueError, match=r"2 processes with . GPUs: training takes one of each"):
+        training.train(plan(tmp_path, sources))
+
+
+def test_a_shape_of_every_family_is_that_of_the_preset():
+    for name in FAMILIES:
+        config = replace(TINY, family=name).config()
+        assert getattr(config, "head_dim", None) in (None, 8)
+        assert (config.hidden_size, FAMILIES[name].ffn_width(config), config.num_hidden_layers) == (16, 32, 2)
+
+
+def test_the_card_of_a_dense_model_says_what_was_skipped(tmp_path, sources):
+    for policy, said in (
+        (RandomPolicy(0.5, 0.0, 0.5), "took the FFN or none"),
+        (RandomPolicy(1.0, 0.0, 0.0), "every FFN"),
+    ):
+        folder = training.train(plan(tmp_path / said[:3], sources, policy=policy), max_steps=1)
+        assert said in (folder / "README.md").read_text()
 
 
 def test_every_source_has_rows_of_its_own(tmp_path, whole):

@@ -134,9 +134,9 @@ def attend(
     duo_prefix.take(key, value)
     batch, heads, branches, width = query.shape
     rows = query.reshape(batch, key.shape[1], -1, branches, width)
-    own = torch.einsum("tkgbw,tkbw->tkgb", rows, key) * scaling
+    own = torch.einsum("tkgbw,tkbw->tkgb", rows.float(), key.float()) * scaling
     shared, lse = duo_prefix.over(rows, scaling, sliding_window)
-    share = torch.sigmoid(own.float() - lse)[..., None].to(query.dtype)
+    share = torch.sigmoid(own - lse)[..., None].to(query.dtype)
     out = torch.lerp(shared, value[:, :, None].expand_as(shared), share)
     return out.reshape(batch, heads, branches, width).transpose(1, 2), None
 
@@ -165,8 +165,9 @@ def portable_over_prefix(
     scaling: float,
     seen: Bool[Tensor, "text row token"] | None = None,
 ) -> tuple[Float[Tensor, "text kv_head row width"], Float[Tensor, "text kv_head row"]]:
-    """The same from matrix products: what `over_prefix` is tested against."""
-    scores = (rows @ keys.transpose(2, 3)).float() * scaling
+    """The same from matrix products: what `over_prefix` is tested against. Scores are float32, whose rounding does not grow with
+    them as that of narrower numbers does."""
+    scores = (rows.float() @ keys.float().transpose(2, 3)) * scaling
     if seen is not None:
         scores = scores.masked_fill(~seen[:, None], -torch.inf)
     lse = scores.logsumexp(-1)

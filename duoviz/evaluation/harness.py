@@ -147,7 +147,8 @@ class Harness(TemplateLM):  # type: ignore[misc]
         return answers
 
     def _cut(self, context: list[int], continuation: list[int]) -> Piece:
-        """What is read to score a continuation."""
+        """What is read to score a continuation; a context of nothing but what belongs to it is the prefix token."""
+        context = context or [self.prefix_token_id]
         ids, size = context + continuation, len(context) + len(continuation) - 1
         routes = ways.drawn(self.way, context, tokens=size, layers=self.lm.layers)
         begin, scored = max(0, size - self.max_length), len(context) - 1
@@ -218,7 +219,7 @@ class Harness(TemplateLM):  # type: ignore[misc]
             **options,
         )
         made = [row[width:].tolist() for row in out]
-        self._count_generated(prompts, made)
+        self._count_generated(prompts, [self._until(tokens, stop) for tokens in made])
         texts = [self.tokenizer.decode(tokens, skip_special_tokens=True) for tokens in made]
         return [postprocess_generated_text(text, stop, think_end_token=None) for text in texts]
 
@@ -233,11 +234,18 @@ class Harness(TemplateLM):  # type: ignore[misc]
             routes[row, -len(drawn) :] = drawn
         return {"duo_routes": torch.from_numpy(routes)}
 
+    def _until(self, tokens: list[int], stop: Sequence[str]) -> list[int]:
+        """The tokens up to the one that completes a stop sequence: a text goes on until all beside it have stopped."""
+        for size in range(1, len(tokens) + 1):
+            text = self.tokenizer.decode(tokens[:size])
+            if any(word in text for word in stop):
+                return tokens[:size]
+        return tokens
+
     def _count_generated(self, prompts: list[list[int]], made: list[list[int]]) -> None:
         """Count the choices of prompts and of what was made of them, which a router only tells when it is read again."""
         for prompt, tokens in zip(prompts, made):
-            size = tokens.index(self.eot_token_id) + 1 if self.eot_token_id in tokens else len(tokens)
-            whole = [*prompt, *tokens[:size]]
+            whole = [*prompt, *tokens]
             routes = ways.drawn(self.way, prompt, tokens=len(whole) - 1, layers=self.lm.layers)
             if routes is None:
                 piece = Piece.cut(whole, None, begin=0, end=len(whole) - 1, scored=len(whole) - 2)

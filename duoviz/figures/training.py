@@ -31,8 +31,8 @@ FEW = 12
 
 def training_curves(log: pd.DataFrame) -> go.Figure:
     """How do big and small learn together? Holdout loss against training tokens, all big, all small and random routes, one
-    panel per source; the training loss (random routes, all sources) in grey. A log without holdout losses gives one panel
-    with the training loss, and its note says so.
+    panel per source; the training loss (random routes, all sources) in grey, where that was what was minimised. A log without
+    holdout losses gives one panel with the training loss, and its note says so.
 
     Args:
         log: columns tokens, loss, `eval_<source>_<big|small|random>`; NaN where a row holds only the other kind.
@@ -66,6 +66,8 @@ def training_curves(log: pd.DataFrame) -> go.Figure:
 
 def _line(figure: go.Figure, log: pd.DataFrame, column: str, panel: int, *, name: str, line: dict) -> None:
     known = log.dropna(subset=[column])
+    if not len(known):
+        return
     figure.add_scatter(
         x=known["tokens"],
         y=known[column].astype(float),

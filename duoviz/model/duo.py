@@ -118,6 +118,10 @@ class DuoCausalLM(PreTrainedModel if TYPE_CHECKING else nn.Module):  # type: ign
         """The dense model of the family with the big FFNs: equal to all big."""
         own = ("small_intermediate_size", "skip_scope", "model_type", "architectures")
         fields = {name: value for name, value in self.config.to_dict().items() if name not in own}
+        head, embeddings = self.get_output_embeddings(), self.get_input_embeddings()
+        fields["tie_word_embeddings"] = (
+            head.weight is embeddings.weight
+        )  # a checkpoint may know better than its configuration
         dense = self.family.causal_lm(self.family.config(**fields)).to(self.dtype)
         dense.load_state_dict({k: v for k, v in self.state_dict().items() if ".small." not in k})
         dense.generation_config = copy.deepcopy(self.generation_config)
@@ -139,18 +143,22 @@ class DuoCausalLM(PreTrainedModel if TYPE_CHECKING else nn.Module):  # type: ign
         *,
         position_ids: Int[Tensor, "batch token"] | None = None,
         logits_to_keep: int | Int[Tensor, " kept"] = 0,
+        inputs_embeds: Tensor | None = None,
+        past_key_values: Any = None,
+        return_dict: bool | None = None,
         duo_routes: Int[Tensor, ...] | None = None,
         duo_policy: RandomPolicy | None = None,
         duo_router: nn.Module | None = None,
         **kwargs: Any,
-    ) -> DuoOutput:
+    ) -> DuoOutput | tuple:
         """The dense model's forward, with at most one of the three ways to choose routes; with none, all big.
 
         Args:
             input_ids: int64 `[batch, token]`.
             attention_mask: as in the dense model.
             labels: as in the dense model.
-            position_ids, logits_to_keep: as in the dense model; `generate` gives them to models that name them.
+            position_ids, logits_to_keep, inputs_embeds, past_key_values, return_dict: as in the dense model; `generate` gives
+                them to models that name them.
             duo_routes: int `[layer]` for all tokens, or `[batch or 1, token or 1, layer]`.
             duo_policy: random choices.
             duo_router: a router of `duoviz.router`; soft while it is in training mode.
@@ -159,12 +167,15 @@ class DuoCausalLM(PreTrainedModel if TYPE_CHECKING else nn.Module):  # type: ign
         Raises:
             ValueError: more than one way to choose, routes of a wrong shape, or values that are no choice.
         """
-        tokens = input_ids if input_ids is not None else kwargs["inputs_embeds"]
+        tokens = input_ids if inputs_embeds is None else inputs_embeds
+        assert tokens is not None, "a forward pass reads something"
         routing = self._routing(tokens, duo_routes, duo_policy, duo_router)
         kwargs |= {"attention_mask": attention_mask, "labels": labels, "logits_to_keep": logits_to_keep}
+        kwargs |= {"inputs_embeds": inputs_embeds, "past_key_values": past_key_values, "return_dict": True}
         out = super().forward(input_ids=input_ids, position_ids=position_ids, duo_routing=routing, **kwargs)
         logits = routing.stacked_logits() if isinstance(routing, LearnedRoutes) else None
-        return DuoOutput(**out, router_logits=logits)
+        found = DuoOutput(**out, router_logits=logits)
+        return found.to_tuple() if return_dict is False else found
 
     def generate(self, inputs: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
         """`generate` of transformers, with `duo_routes`, `duo_policy` or `duo_router`.
@@ -188,11 +199,18 @@ class DuoCausalLM(PreTrainedModel if TYPE_CHECKING else nn.Module):  # type: ign
         return super().generate(inputs, *args, **kwargs)
 
     def prepare_inputs_for_generation(
-        self, input_ids: Tensor, *args: Any, duo_routes: Tensor | None = None, **kwargs: Any
+        self,
+        input_ids: Tensor,
+        *args: Any,
+        inputs_embeds: Tensor | None = None,
+        duo_routes: Tensor | None = None,
+        **kwargs: Any,
     ) -> dict[str, Any]:
-        made = super().prepare_inputs_for_generation(input_ids, *args, **kwargs)
+        made = super().prepare_inputs_for_generation(input_ids, *args, inputs_embeds=inputs_embeds, **kwargs)
         if duo_routes is not None and duo_routes.shape[1] > 1:
-            stop, new = input_ids.shape[1], made["input_ids"].shape[1]
+            ids, cache = made.get("input_ids"), made.get("past_key_values")
+            new = (made["inputs_embeds"] if ids is None else ids).shape[1]
+            stop = new + (0 if cache is None else cache.get_seq_length())
             if duo_routes.shape[1] < stop:
                 raise ValueError(
                     f"duo_routes cover {duo_routes.shape[1]} tokens, generation has reached token {stop}:"

@@ -70,10 +70,9 @@ class DuoFFN(nn.Module):
             for choice, ffn in ((BIG, self.big), (SMALL, self.small)):
                 if len(rows[choice]) == len(flat):
                     return ffn(x)
-        out = torch.zeros_like(flat)
-        out = out.index_copy(0, rows[BIG], self.big(flat.index_select(0, rows[BIG])))
-        out = out.index_copy(0, rows[SMALL], self.small(flat.index_select(0, rows[SMALL])))
-        return out.reshape(x.shape)
+        big, small = self.big(flat.index_select(0, rows[BIG])), self.small(flat.index_select(0, rows[SMALL]))
+        out = big.new_zeros(flat.shape)  # under autocast of another dtype than x
+        return out.index_copy(0, rows[BIG], big).index_copy(0, rows[SMALL], small).reshape(x.shape)
 
 
 class DuoLayer(nn.Module):

@@ -90,7 +90,7 @@ def build(
 
 
 def _absolute(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters, with the folder of a model and the files of sources as they are found from here: kernels run elsewhere.
+    """The parameters, with the folders and files of a model and of sources as they are found from here: kernels run elsewhere.
 
     Raises:
         ValueError: an unknown source. FileNotFoundError: a file that is missing.
@@ -98,7 +98,8 @@ def _absolute(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
     def source(name: str) -> str:
         kind, _, rest = corpus.check(name).partition(":")
-        return f"file:{Path(rest).resolve()}" if kind == "file" else name
+        place, *parts = [rest] if kind == "file" else rest.split(":")
+        return ":".join([kind, str(Path(place).resolve()), *parts]) if Path(place).exists() and place else name
 
     given = dict(parameters)
     if "model" in given and Path(str(given["model"])).is_dir():

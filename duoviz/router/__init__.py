@@ -9,7 +9,7 @@ backbone, on which the paper is silent, is frozen unless asked otherwise.
 """
 
 from .calibration import calibrate, realised
-from .files import BUDGETS, load, save, standard
+from .files import BUDGETS, load, save, standard, trained
 from .linear import Mixture, Router
 from .training import Stage3, budget_loss, train
 
@@ -25,4 +25,5 @@ __all__ = [
     "save",
     "standard",
     "train",
+    "trained",
 ]

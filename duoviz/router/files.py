@@ -6,7 +6,7 @@ import json
 import os
 import pickle
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,22 @@ def standard(layers: int) -> dict[str, Mixture]:
         parts = zip(("big", "small", "skip"), shares)
         found["-".join(f"{name}-{round(100 * share)}" for name, share in parts if share)] = Mixture(*shares)
     return found
+
+
+def trained(folder: Path, *, layers: int) -> dict[str, Mixture]:
+    """What each router in the folder of a model's routers was trained for, by name: those of `standard` first, in its order.
+
+    Raises:
+        ValueError: one that was trained for something else than such a name says, or is damaged.
+    """
+    known, found = standard(layers), sorted(path.parent.name for path in folder.glob("*/router.json"))
+    asked = {name: load(folder / name).mixture for name in sorted(found, key=[*known, *found].index)}
+    for name in known.keys() & asked.keys():
+        if not all(abs(a - b) < 1e-3 for a, b in zip(astuple(asked[name]), astuple(known[name]))):
+            raise ValueError(
+                f"router {folder / name} was trained for {asked[name]}, its name says {known[name]}: rename it"
+            )
+    return asked
 
 
 def save(router: Router, folder: Path | str) -> None:

@@ -71,9 +71,9 @@ class Study:
 
     @cached_property
     def folder(self) -> str:
-        """The model's folder or Hub id."""
-        inside = ROOT / self.model
-        return str(inside) if inside.is_dir() else self.model
+        """The model's folder or Hub id: a folder is looked for here, then in the repository."""
+        found = (place for place in (Path(self.model), ROOT / self.model) if place.is_dir())
+        return str(next(found, self.model))
 
     @cached_property
     def lm(self) -> LanguageModel:
@@ -297,9 +297,8 @@ class Study:
         return self.router(name).run(self.lm, self.tokens(source))
 
     def routers(self) -> dict[str, Mixture]:
-        """The routers of `router.standard` that the model has, by folder name."""
-        known = router.standard(self.lm.layers)
-        return {name: asked for name, asked in known.items() if (Path(self.folder) / "routers" / name).is_dir()}
+        """What each of the model's routers was trained for, by folder name (see `router.trained`)."""
+        return router.trained(Path(self.folder) / "routers", layers=self.lm.layers)
 
     def router_curve(self, source: str) -> records.Curve | None:
         """The trained routers over their budgets (figures 4b, 3); None for a model without."""

@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 
 from .. import convert, corpus, router, store, training
-from ..model import config_for, configuration, read_tokenizer
+from ..model import config_for, read_tokenizer
 from ..router import Mixture
 from .study import Study
 
@@ -86,13 +86,13 @@ def train_small(
     asked = {"model": str(path), "begin": begin, "small": small, "seed": seed, "sources": list(sources)}
     with store.only_writer(out / "training.lock"):
         plan = None
+        whole = convert.dense(path)
         if tokens > 0:  # what is wrong with it is said before anything is computed
-            whole = configuration(path)
             width = convert.small_width(whole, small)
             shape = training.Preset.of(config_for(whole, small_width=width), tokens=tokens, learning_rate=learning_rate)
             plan = training.Stage1(out=out, preset=shape, sources=tuple(sources), seed=seed, start=out, **ways)
         if not begun.is_dir():
-            length = min(training.ROW, configuration(path).max_position_embeddings)
+            length = min(training.ROW, whole.max_position_embeddings)
             tokenizer: Any = read_tokenizer(path)
             rows = training_rows(tokenizer, MEASURED_ROWS * length, length=length, sources=sources, seed=seed)
             ids = torch.from_numpy(rows.astype(np.int64))
@@ -126,11 +126,12 @@ def training_rows(
     parts = []
     for source in sources:
         listed = corpus.documents(source, split="train", limit=None if source in corpus.PYTHON else OWN_DOCUMENTS)
-        if source in corpus.PYTHON:  # of your own text the last rows are held out: nothing is taken from there first
+        if source in corpus.PYTHON:  # your own text is read in the order in which its rows are held out
             random.Random(seed).shuffle(listed)
         sizes = np.cumsum([len(document.text) for document in listed])
         wanted = 8 * tokens // len(sources)  # more characters than the tokens take
         few = listed[: int(np.searchsorted(sizes, wanted)) + 1]
-        parts.append(corpus.packed(tokenizer, few, length=length))
+        rows = corpus.packed(tokenizer, few, length=length)
+        parts.append(rows if source in corpus.PYTHON or len(rows) == 1 else training.apart(rows)[0])
     turns = [row for turn in zip_longest(*parts) for row in turn if row is not None]
     return np.stack(turns[: max(1, tokens // length)])

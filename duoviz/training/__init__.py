@@ -9,7 +9,7 @@ Paper: arXiv 2410.10846, section 2, stage 1, and section 3.1 (preset `paper`).
 from .card import card
 from .plan import CONVERSION, PRESETS, RECORD, ROW, Preset, Stage1
 from .run import DuoTrainer, divergence, holdout_losses, last_checkpoint, train
-from .text import Rows, held_out, new_tokenizer, rows_of, tokenizer_of
+from .text import Rows, apart, held_out, new_tokenizer, rows_of, tokenizer_of
 
 __all__ = [
     "CONVERSION",
@@ -20,6 +20,7 @@ __all__ = [
     "Preset",
     "Rows",
     "Stage1",
+    "apart",
     "card",
     "divergence",
     "held_out",

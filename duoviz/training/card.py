@@ -27,6 +27,8 @@ def card(facts: dict[str, Any]) -> str:
     dense = not legs[-1]["policy"]["small"]
     ffns = f"FFNs of width {shape.big}" + ("" if dense else f" (big)\nand {shape.small} (small)")
     took = "Every token took every FFN."
+    if legs[-1]["policy"]["big"] < 1:
+        took = "At each layer, independently,\neach token took the FFN or none at random."
     if not dense:
         took = "At each layer, independently,\neach token took the big FFN, the small one or none at random."
     parts = [
@@ -69,7 +71,7 @@ def _held(legs: list[dict[str, Any]]) -> str:
     """What was kept out of training."""
     sources = list(dict.fromkeys(source for leg in legs for source in leg["sources"]))
     own = [source for source in sources if source not in corpus.PYTHON]
-    read = "The last rows of {} were held out.".format(" and ".join(own)) if own else ""
+    read = "Every 25th row of {} was held out.".format(" and ".join(own)) if own else ""
     if len(own) == len(sources):
         return read
     return (

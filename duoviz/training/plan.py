@@ -95,6 +95,8 @@ class Preset:
         }
         if hasattr(entry.config(), "num_key_value_heads"):
             fields["num_key_value_heads"] = self.heads
+        if hasattr(entry.config(), "head_dim"):
+            fields["head_dim"] = self.hidden // self.heads
         fields |= {name: 0.0 for name in entry.config().to_dict() if "drop" in name}
         return config_for(entry.config(**fields), small_width=self.small)
 
@@ -116,7 +118,15 @@ class Preset:
 
     @classmethod
     def of(cls, config: PretrainedConfig, *, tokens: int, learning_rate: float) -> Preset:
-        """The shape of a Duo model that is there, trained on rows of at most `ROW` tokens."""
+        """The shape of a Duo model that is there, trained on rows of at most `ROW` tokens.
+
+        Raises:
+            ValueError: a dense model.
+        """
+        if not isinstance(config, DuoConfig):
+            raise ValueError(
+                f"a dense {config.model_type} has no small FFNs: give it some with python -m duoviz convert"
+            )
         entry = family(config.model_type)
         return cls(
             hidden=config.hidden_size,
@@ -150,7 +160,7 @@ class Stage1:
     Attributes:
         out: folder of the run: checkpoints, training rows, the log and, at the end, the model.
         preset: the shape.
-        sources: corpus sources, mixed in equal parts. Of your own text (`file:`, `hf:`) the last rows are held out.
+        sources: corpus sources, mixed in equal parts. Of your own text (`file:`, `hf:`) every 25th row is held out.
         policy: probabilities of the three choices; where none goes to small, a dense model is trained.
         seed: of the initial weights, of the order of the text and of the routes.
         micro_rows: sequences in one forward pass; gradients are accumulated up to the preset's `rows`.

@@ -135,7 +135,7 @@ def train(plan: Stage1, *, max_steps: int | None = None) -> Path:
 
     Raises:
         ValueError: a folder that holds another plan's run, a damaged record of the model to start from, text too short
-            for two rows, a loss that is not finite.
+            for two rows, several processes or GPUs, a loss that is not finite.
     """
     plan.claim()
     before = plan.before()
@@ -181,7 +181,7 @@ def _stop_dropout(model: torch.nn.Module) -> None:
 
 
 def _arguments(plan: Stage1) -> TrainingArguments:
-    return TrainingArguments(
+    found = TrainingArguments(
         output_dir=str(plan.out),
         per_device_train_batch_size=plan.micro_rows,
         gradient_accumulation_steps=plan.preset.rows // plan.micro_rows,
@@ -207,6 +207,11 @@ def _arguments(plan: Stage1) -> TrainingArguments:
         dataloader_num_workers=0,
         dataloader_pin_memory=torch.cuda.is_available(),
     )
+    if found.world_size * max(1, found.n_gpu) > 1:  # rows, their order and the losses are counted for one
+        raise ValueError(
+            f"{found.world_size} processes with {found.n_gpu} GPUs: training takes one of each; set CUDA_VISIBLE_DEVICES=0"
+        )
+    return found
 
 
 def _finish(
@@ -223,6 +228,8 @@ def _finish(
     losses = held[-1] if held else trainer.evaluate()
     own = pd.DataFrame([row for row in trainer.state.log_history if "train_runtime" not in row])  # of this call alone
     own["tokens"] = own["step"] * plan.preset.step_tokens + sum(leg["tokens"] for leg in legs)
+    if plan.distil:  # what was minimised is no loss on the text
+        own["objective"], own["loss"] = own["loss"], float("nan")
     own["step"] += sum(leg["steps"] for leg in legs)
     (trainer.model if plan.policy.small else trainer.model.dense()).save_pretrained(folder)
     tokenizer.save_pretrained(folder)

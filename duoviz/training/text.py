@@ -105,14 +105,19 @@ def held_out(rows: dict[str, np.ndarray]) -> dict[str, Tensor]:
 def _packed(
     plan: Stage1, tokenizer: PreTrainedTokenizerBase, source: str
 ) -> dict[str, Integer[np.ndarray, "row token"]]:
-    """Rows of both splits: by the hash of each document, or the last rows of your own text, read as far as needed."""
+    """Rows of both splits: by the hash of each document; of your own text, read as far as needed, by `apart`."""
     length = plan.preset.context
     if source in corpus.PYTHON:
         splits = ("train", "holdout")
         return {s: corpus.packed(tokenizer, corpus.stream(source, split=s), length=length) for s in splits}
-    wanted = math.ceil(plan.steps * plan.preset.rows / len(plan.sources)) + HELD_ROWS
+    wanted = math.ceil(plan.steps * plan.preset.rows / len(plan.sources) / (1 - corpus.HOLDOUT_SHARE)) + 1
     rows = corpus.packed(tokenizer, corpus.stream(source), length=length, rows=wanted)
     if len(rows) < 2:
         raise ValueError(f"{source!r} fills one row of {length} tokens: at least two are needed, one of them held out")
-    held = min(HELD_ROWS, max(1, round(len(rows) * corpus.HOLDOUT_SHARE)))
-    return {"train": rows[:-held], "holdout": rows[-held:]}
+    return dict(zip(("train", "holdout"), apart(rows)))
+
+
+def apart(rows: Integer[np.ndarray, "row token"]) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of your own text to train on and those held out: every 25th from the first, however many are read."""
+    held = np.arange(len(rows)) % round(1 / corpus.HOLDOUT_SHARE) == 0
+    return rows[~held], rows[held]
