@@ -61,7 +61,11 @@ def lab(tmp_path_factory):
         yield address, folder / "notebooks"
     finally:
         server.terminate()
-        server.wait(30)
+        try:
+            server.wait(30)
+        except subprocess.TimeoutExpired:  # it waits for its kernel, however long that takes on a busy machine
+            server.kill()
+            server.wait()
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +191,6 @@ def test_text_of_one_s_own_is_analysed_and_never_run(page):
     page.locator("button:text-is('analyse')").click()
     page.wait_for_function("document.querySelector('.duoviz-text').textContent.startsWith('<script>')", timeout=60_000)
     assert page.evaluate("document.querySelector('.duoviz-text').textContent").replace("·", " ") == HOSTILE
-    page.wait_for_selector(".duoviz-text span[data-token='5'][style*='background']")  # no legend will move it any more
     click_token(page, 5)
     assert page.title() != "run"
     assert page.locator(".duoviz-text script, .duoviz-text b").count() == 0

@@ -338,6 +338,27 @@ def test_every_control_moves_the_state_and_what_is_shown(view):
     assert inspector.question.context == "committed"
 
 
+def test_a_click_in_another_thread_waits_for_its_turn(view):
+    at_work, go_on = threading.Event(), threading.Event()
+
+    def long(*_):
+        at_work.set()
+        go_on.wait(30)
+
+    threads = [threading.Thread(target=view._guarded(long))]
+    threads.append(threading.Thread(target=view.chips._handle_custom_msg, args=({"token": 2}, [])))
+    threads[0].start()
+    at_work.wait(30)
+    threads[1].start()
+    threads[1].join(0.5)
+    assert threads[1].is_alive()
+    assert view.inspector.token == 6
+    go_on.set()
+    for thread in threads:
+        thread.join(30)
+    assert view.inspector.token == view.chips.selected == 2
+
+
 def test_keys_and_clicks_of_the_browser(view):
     inspector, send = view.inspector, view.chips._handle_custom_msg
     send({"token": 3}, [])
@@ -470,7 +491,7 @@ def test_slices_usage_and_statistics_are_the_tables(inspector):
 
 
 def test_a_model_without_routers(study, monkeypatch):
-    monkeypatch.setattr(router, "standard", lambda layers: {})
+    monkeypatch.setattr(router, "trained", lambda folder, layers: {})
     made = study.inspector(SOURCE, budget=3, context="reference:big")
     assert made.router == ""
     assert "router" not in made.policies

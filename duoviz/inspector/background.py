@@ -6,8 +6,26 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
 
 from .analysis import Analysis, Cancelled, Watch
+
+
+def in_turn(turn: AbstractContextManager[object], work: Callable[..., None]) -> Callable[..., None]:
+    """The work, while no other of the same turn is done. JupyterLab has a kernel's messages handled in two threads: a click that
+    comes while another control is at work must wait for it.
+
+    Args:
+        turn: a lock that a thread may take again.
+        work: what to do.
+    """
+
+    def run(*given: Any) -> None:
+        with turn:
+            work(*given)
+
+    return run
 
 
 class Background:

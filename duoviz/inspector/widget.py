@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -14,7 +15,7 @@ from .. import figures, frames, style
 from ..routes import LETTERS
 from . import static
 from .analysis import Analysis, Question
-from .background import Background
+from .background import Background, in_turn
 from .parts import Box, Chips, Plot
 from .reading import STATISTICS
 from .state import Inspector
@@ -39,6 +40,7 @@ class View:
     def __init__(self, inspector: Inspector) -> None:
         self.inspector = inspector
         self._changed: set[str] | None = None
+        self._turn = threading.RLock()
         self.work, self.busy = Background(), False
         self.chips, self.status = Chips(), ipw.HTML()
         self.token, self.effect, self.best = ipw.HTML(), ipw.HTML(), ipw.HTML()
@@ -49,7 +51,7 @@ class View:
         self.plots: dict[str, Plot] = {}
         self._refreshers: list[tuple[set[str], Callable[[], None]]] = [
             (TEXT | {"pinned", *FOLLOWED}, self._show_choices),
-            ({"analysis"}, self._show_question),
+            ({"analysis"}, lambda: setattr(self.controls["text"], "value", inspector.question.text)),
             (TEXT, self._show_text),
             (ROUTES | {"drawn", "statistic", "against_pin"}, self._show_colours),
             (ROUTES | {"drawn", "left", "right"}, lambda: self._draw("routes", inspector.routes_figure())),
@@ -62,7 +64,7 @@ class View:
         self.refresh({name for names, _ in self._refreshers for name in names})
         self._changed = None
         self.plots["routes"].on_msg(self._guarded(lambda widget, message, buffers: self._clicked(message)))
-        inspector.observe(self._noticed)
+        inspector.observe(in_turn(self._turn, self._noticed))
         self.box = Box(inspector, self._laid_out())
 
     # what is there
@@ -179,7 +181,7 @@ class View:
             if not self.inspector.status:
                 self.inspector.status = f"ready, {1e3 * (time.perf_counter() - began):.0f} ms"
 
-        return run
+        return in_turn(self._turn, run)
 
     def _noticed(self, change: Any) -> None:
         if change["name"] == "status":
@@ -289,9 +291,6 @@ class View:
         control["unpin"].disabled = control["against_pin"].disabled = inspector.pinned is None
         control["use small"].description = f"all {inspector.cheapest}"
         control["use router"].disabled = not inspector.router
-
-    def _show_question(self) -> None:
-        self.controls["text"].value = self.inspector.question.text
 
     def _show_text(self) -> None:
         pieces = self.inspector.pieces()
