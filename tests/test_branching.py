@@ -3,9 +3,11 @@ import pytest
 import torch
 from conftest import tiny_model
 
+from duoviz import oracle
 from duoviz.branching import Branches, Lockstep, Trie, attend, over_prefix, portable_over_prefix, texts
+from duoviz.model import LanguageModel
 from duoviz.records import Tokens
-from duoviz.routes import Space
+from duoviz.routes import BIG, Space
 
 SHAPES = [
     {"layers": 3},
@@ -148,3 +150,21 @@ def test_narrow_dtypes_do_not_round_large_scores():
         out, lse = portable_over_prefix(*given, 0.125)
         torch.testing.assert_close(out.double(), scores.softmax(-1) @ exact[2], atol=4 * error, rtol=0)
         torch.testing.assert_close(lse.double(), scores.logsumexp(-1), atol=1e-3, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"hidden_act": "gelu"}, {"rope_parameters": {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e4}}],
+    ids=["activation", "scaled attention"],
+)
+def test_layers_that_fused_products_do_not_know_take_their_own(fields):
+    lm = tiny_model()
+    config = lm.model.config.__class__(**{**lm.model.config.to_dict(), **fields})
+    torch.manual_seed(0)
+    made = LanguageModel(type(lm.model)(config))
+    assert not texts.applies(made.model)
+    ids, space = np.random.default_rng(0).integers(0, 61, (2, 9)), Space(4, "SB")
+    land = oracle.landscape(made, ids, space, seq=1, position=6, context="reference:big")
+    every = np.full((space.count(), 8, 4), BIG, np.int8)
+    every[:, 6] = space.enumerate()
+    np.testing.assert_allclose(land, made.score(np.repeat(ids[1:], space.count(), 0), every)[:, 6], atol=1e-4)

@@ -16,6 +16,7 @@ from conftest import tiny_model
 from duoviz import corpus, figures, training
 from duoviz.families import FAMILIES
 from duoviz.model import DuoCausalLM, RandomPolicy, load
+from duoviz.study import training_rows
 from duoviz.training import PRESETS, Preset, Rows, Stage1
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -265,6 +266,33 @@ def test_python_text_is_split_by_document(tmp_path, monkeypatch):
         assert set(documents) <= set(frame.loc[frame["split"] == split, "text"])
         assert text.startswith(documents[0])
         assert text.count(training.text.END_OF_TEXT) >= len(documents) - 1
+    drawn = training_rows(tokenizer, 10**6, length=32, sources=("python-code",))
+    known = {d.text for d in corpus.documents("python-code", split="train")}
+    whole = tokenizer.decode(drawn.reshape(-1).astype(int)).split(training.text.END_OF_TEXT)
+    assert len(whole) > 3
+    assert set(whole[:-1]) <= known  # the last is cut
+
+
+def test_a_tokenizer_learns_from_no_holdout(monkeypatch):
+    asked = []
+    stream = corpus.stream
+    monkeypatch.setattr(corpus, "stream", lambda source, split: asked.append(split) or stream("shipped-prose"))
+    training.new_tokenizer(["python-prose"], vocab=300, context=32)
+    assert asked == ["train"]
+
+
+def test_distillation_weighs_the_models_predictions_against_the_text(tmp_path, whole, sources):
+    """The first step's objective is a mean of the two losses with the weight that is given."""
+    given = {"start": whole, "evaluate_every": 1, "policy": RandomPolicy(0.0, 1.0, 0.0)}
+
+    def first(distil):
+        folder = training.train(plan(tmp_path / str(distil), sources, distil=distil, **given), max_steps=1)
+        log = pd.read_parquet(folder / "training-log.parquet")
+        return log["objective" if distil else "loss"].dropna().iloc[-1]
+
+    text, mixed, taught = (first(distil) for distil in (0.0, 0.25, 1.0))
+    assert taught < text
+    assert mixed == pytest.approx(0.75 * text + 0.25 * taught, rel=2e-4)
 
 
 def test_rows_take_turns_and_every_epoch_has_its_own_order():
