@@ -285,14 +285,16 @@ def test_distillation_weighs_the_models_predictions_against_the_text(tmp_path, w
     """The first step's objective is a mean of the two losses with the weight that is given."""
     given = {"start": whole, "evaluate_every": 1, "policy": RandomPolicy(0.0, 1.0, 0.0)}
 
-    def first(distil):
-        folder = training.train(plan(tmp_path / str(distil), sources, distil=distil, **given), max_steps=1)
+    def first(distil, micro_rows=2):
+        run = plan(tmp_path / f"{distil}-{micro_rows}", sources, distil=distil, micro_rows=micro_rows, **given)
+        folder = training.train(run, max_steps=1)
         log = pd.read_parquet(folder / "training-log.parquet")
         return log["objective" if distil else "loss"].dropna().iloc[-1]
 
     text, mixed, taught = (first(distil) for distil in (0.0, 0.25, 1.0))
     assert taught < text
     assert mixed == pytest.approx(0.75 * text + 0.25 * taught, rel=2e-4)
+    assert first(1.0, micro_rows=4) == pytest.approx(taught, rel=2e-4)  # however the rows are cut into batches
 
 
 def test_rows_take_turns_and_every_epoch_has_its_own_order():
