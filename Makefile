@@ -12,14 +12,15 @@ lint: $(READY)  ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: lint $(EVAL)  ## lint and the whole test suite: both halves at once, the browser tests long after the notebooks
-	OMP_NUM_THREADS=1 $(MAKE) --no-print-directory --jobs=2 unit executed
+test: lint $(EVAL)  ## lint and the whole test suite, two halves of it at once
+	OMP_NUM_THREADS=1 $(MAKE) --no-print-directory --jobs=2 unit pages
 
-unit: $(READY) $(EVAL)
-	$(BIN)/python -m pytest
-
-executed: $(READY)  # the notebooks still print what is in them
+unit: $(READY) $(EVAL)  # and the notebooks still print what is in them
+	$(BIN)/python -m pytest --ignore-glob 'tests/test_browser_*' --ignore tests/test_report.py
 	$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-sanitize-with tests/notebook-numbers.cfg notebooks
+
+pages: $(READY)  # whole reports, and what is seen of them in a browser
+	$(BIN)/python -m pytest tests/test_report.py tests/test_browser_*
 
 bench: $(READY)  ## the benchmarks as a table and runs/bench.json
 	$(BIN)/python -m duoviz bench
@@ -39,4 +40,4 @@ $(EVAL): pyproject.toml $(READY)  # beside .venv's own packages, not among them
 	$(BIN)/python -m pip install --quiet --no-deps --target .venv/eval $$($(BIN)/python -c '$(EXTRA)')
 	touch $(EVAL)
 
-.PHONY: report lint test unit executed bench lab
+.PHONY: report lint test unit pages bench lab
