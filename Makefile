@@ -15,12 +15,12 @@ lint: $(READY)  ## style and types
 test: lint $(EVAL)  ## lint and the whole test suite, two halves of it at once
 	OMP_NUM_THREADS=1 $(MAKE) --no-print-directory --jobs=2 unit pages
 
-unit: $(READY) $(EVAL)  # and the notebooks still print what is in them
+unit: $(READY) $(EVAL)
 	$(BIN)/python -m pytest --ignore-glob 'tests/test_browser_*' --ignore tests/test_report.py
-	$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-sanitize-with tests/notebook-numbers.cfg notebooks
 
-pages: $(READY)  # whole reports, and what is seen of them in a browser
+pages: $(READY)  # whole reports, what is seen of them in a browser, and that notebooks still print what is in them
 	$(BIN)/python -m pytest tests/test_report.py tests/test_browser_*
+	$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-sanitize-with tests/notebook-numbers.cfg notebooks
 
 bench: $(READY)  ## the benchmarks as a table and runs/bench.json
 	$(BIN)/python -m duoviz bench
