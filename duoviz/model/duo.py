@@ -119,9 +119,8 @@ class DuoCausalLM(PreTrainedModel if TYPE_CHECKING else nn.Module):  # type: ign
         own = ("small_intermediate_size", "skip_scope", "model_type", "architectures")
         fields = {name: value for name, value in self.config.to_dict().items() if name not in own}
         head, embeddings = self.get_output_embeddings(), self.get_input_embeddings()
-        fields["tie_word_embeddings"] = (
-            head.weight is embeddings.weight
-        )  # a checkpoint may know better than its configuration
+        # a checkpoint may know better than its configuration
+        fields["tie_word_embeddings"] = head.weight is embeddings.weight
         dense = self.family.causal_lm(self.family.config(**fields)).to(self.dtype)
         dense.load_state_dict({k: v for k, v in self.state_dict().items() if ".small." not in k})
         dense.generation_config = copy.deepcopy(self.generation_config)
@@ -129,11 +128,8 @@ class DuoCausalLM(PreTrainedModel if TYPE_CHECKING else nn.Module):  # type: ign
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> Any:
         """`save_pretrained` of transformers; a dense model whose layers can be skipped is written as the dense model."""
-        return (
-            super().save_pretrained(*args, **kwargs)
-            if self.has_small
-            else self.dense().save_pretrained(*args, **kwargs)
-        )
+        saved: Any = super() if self.has_small else self.dense()
+        return saved.save_pretrained(*args, **kwargs)
 
     def forward(
         self,
