@@ -29,7 +29,7 @@ def naive(lm, ids, history, position, route):
 @pytest.mark.parametrize(("width", "cached"), [(1, 2**20), (7, 2**20), (1000, 2**20), (1000, 300)])
 @pytest.mark.parametrize("fused", [True, False])
 def test_leaves_equal_ordinary_forwards_for_any_width(monkeypatch, shape, width, cached, fused):
-    monkeypatch.setattr(texts, "CACHED", cached)
+    monkeypatch.setattr(texts, "PIECE", cached)
     lm = tiny_model(**shape)
     if fused and not texts.applies(lm.model):
         pytest.skip("this build of torch has no fused products")

@@ -6,8 +6,10 @@ import torch
 from conftest import tiny_model
 
 from duoviz import oracle, routes
-from duoviz.model import RandomPolicy
+from duoviz.branching import Branches, Trie
+from duoviz.model import RandomPolicy, load
 from duoviz.oracle import Setting, leaves, objectives
+from duoviz.oracle.objectives import Objective, columns
 from duoviz.records import Tokens
 from duoviz.routes import BIG, Space
 
@@ -53,18 +55,17 @@ def test_search_equals_brute_force(shape, choices, context):
 @pytest.mark.parametrize(
     ("context", "names"), [("committed", ("nll", "expected", "null")), ("reference:small", ("nll",))]
 )
-def test_bounds_on_a_part_of_the_vocabulary_change_nothing(monkeypatch, width, context, names):
-    """The head on a few tokens bounds, few leaves are finished, and best, margin and loss are those of the whole head."""
+def test_bounds_by_tangent_planes_change_nothing(monkeypatch, width, context, names):
+    """A few leaves bound the others, few are finished, and best, margin and loss are those of the whole head."""
     lm, finished = tiny_model(vocab=199), []
     torch.nn.init.constant_(lm.model.final_norm.weight, 4.0)  # a sure model, as trained ones are
     ids, setting = np.random.default_rng(4).integers(0, 199, (3, 9)), Setting(width=width)
     asked = {"choices": "-SB", "context": context, "objectives": names, "setting": setting}
+    monkeypatch.setattr(leaves, "ANCHORS", 1_000_000)
     exact = oracle.survey(lm, ids, **asked)
-    monkeypatch.setattr(leaves, "SUBSET", 24)
-    monkeypatch.setattr(leaves, "BUNDLE", 9)
-    monkeypatch.setattr(leaves, "CACHED", 2_000)
-    whole = leaves.whole
-    monkeypatch.setattr(leaves, "whole", lambda head, normed: (finished.append(len(normed)), whole(head, normed))[1])
+    monkeypatch.setattr(leaves, "ANCHORS", 3)
+    likely = leaves._likely
+    monkeypatch.setattr(leaves, "_likely", lambda head, normed: (finished.append(len(normed)), likely(head, normed))[1])
     bounded = oracle.survey(lm, ids, **asked)
     everything = 3 * 8 * 81 * len(names)
     assert sum(finished) < (0.7 * everything if width > 81 else everything + 1)
@@ -73,6 +74,28 @@ def test_bounds_on_a_part_of_the_vocabulary_change_nothing(monkeypatch, width, c
         np.testing.assert_allclose(bounded[name].margin_nats, curve.margin_nats, atol=1e-5)
         clear = curve.margin_nats > 1e-5
         np.testing.assert_array_equal(bounded[name].routes[clear], curve.routes[clear])
+
+
+@pytest.mark.parametrize("sureness", [0.1, 1.0, 30.0])
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_bounded_leaf_is_exact_or_lies_between_the_second_best_and_its_value(trained, sureness):
+    lm = load("data/duo-tiny", device="cpu") if trained else tiny_model(layers=8, vocab=199)
+    with torch.no_grad():
+        lm.model.final_norm.weight *= sureness  # all alike, as trained, and close to one-hot
+    ids = np.random.default_rng(0).integers(0, 199, (2, 12))
+    trie = Trie(Space(lm.layers, "SB").enumerate())
+    wanted = columns(lm, Tokens.of(ids), [Objective.of("nll"), Objective.of("expected")])
+    bigs = (trie.routes == BIG).sum(1)
+    contests = [(c, np.flatnonzero(bigs == k)) for c in (0, 1) for k in range(lm.layers + 1)]
+    branches = Branches(lm, ids, np.full((*ids.shape, lm.layers), BIG, np.int8), width=512)
+    every = leaves.leaf_losses(branches, 10, trie, wanted).numpy()
+    found = leaves.leaf_losses(branches, 10, trie, wanted, contests).numpy()
+    off = 1e-5 * (1 + np.abs(every).max())
+    assert (found <= every + off).all()
+    assert (found < every - off).any() or sureness < 1  # some are bounds
+    for column, inside in contests:
+        least, bounded = np.sort(every[:, inside, column]), np.sort(found[:, inside, column])
+        np.testing.assert_allclose(bounded[:, :2], least[:, :2], atol=off)
 
 
 def test_uniform_context_equals_whole_forwards(lm, ids):

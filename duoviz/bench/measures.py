@@ -20,7 +20,7 @@ from transformers import DynamicCache
 from .. import oracle, routes
 from ..branching import Trie, product
 from ..model import LanguageModel, RandomPolicy, forward_flops, load
-from ..oracle.leaves import BUNDLE, SUBSET
+from ..oracle.leaves import ANCHORS
 from ..records import Tokens
 from ..routes import BIG, SMALL
 from ..study import Study
@@ -28,6 +28,8 @@ from .inspector import latencies
 from .table import Row, line
 
 METHODS = ("random-200", "descent", "surrogate", "beam-16", "mcts-200")
+BOUNDING = ANCHORS + 1
+"""Columns of the head that bounds: tangent planes, and the target."""
 EXPANDED = 512
 """Branches of a batch whose K/V cache is expanded."""
 
@@ -111,10 +113,10 @@ def _oracle(lm: LanguageModel, tokens: Tokens, rounds: int) -> Iterator[Row]:
 
 
 def _work(lm: LanguageModel, tokens: Tokens) -> float:
-    """FLOPs of one token with the head that bounds."""
+    """FLOPs of one token with the head that bounds; leaves that are anchors or are finished come on top."""
     space = routes.Space(lm.layers, "SB")
     whole = oracle.estimate(lm, tokens, space, context="reference:big") / tokens.scored.sum()
-    return float(whole - 2 * lm.model.config.hidden_size * space.count() * (lm.vocab - _bounding(lm)))
+    return float(whole - 2 * lm.model.config.hidden_size * space.count() * (lm.vocab - BOUNDING))
 
 
 def _replays(lm: LanguageModel, tokens: Tokens) -> float:
@@ -122,11 +124,6 @@ def _replays(lm: LanguageModel, tokens: Tokens) -> float:
     bigs = np.tri(lm.layers + 1, lm.layers, -1, dtype=np.int8)[:, None] + SMALL  # k big layers, then small ones
     every = (forward_flops(lm.model, np.broadcast_to(k, (*tokens.ids.shape, lm.layers))) for k in bigs)
     return float(sum(every) / tokens.scored.sum())
-
-
-def _bounding(lm: LanguageModel) -> int:
-    """Columns of the head that bounds."""
-    return SUBSET + (lm.vocab - SUBSET) // BUNDLE
 
 
 def _products(lm: LanguageModel, trie: Trie, *, texts: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -140,7 +137,7 @@ def _products(lm: LanguageModel, trie: Trie, *, texts: int) -> Iterator[tuple[to
         shapes = [(above, d, d)] * 4 + [shape for n, f in ffns for shape in ((n, d, f), (n, d, f), (n, f, d))]
         for n, inner, outer in shapes:
             yield make(texts * int(n), inner), make(outer, inner)
-    yield make(texts * len(trie.routes), d), make(_bounding(lm), d)
+    yield make(texts * len(trie.routes), d), make(BOUNDING, d)
 
 
 def _shapes(products: list[tuple[torch.Tensor, torch.Tensor]]) -> list[tuple[int, int, int]]:

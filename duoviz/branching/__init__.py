@@ -11,11 +11,10 @@ Paper: arXiv 2410.10846, section 2, stage 2 (which enumerates routes one by one)
 
 from .attention import Lockstep, Scattered, attend, over_prefix, portable_over_prefix
 from .fused import product
-from .texts import CACHED, Branches, uniform_leaves
+from .texts import Branches, uniform_leaves
 from .trie import Trie, Work
 
 __all__ = [
-    "CACHED",
     "Branches",
     "Lockstep",
     "Scattered",

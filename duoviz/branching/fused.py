@@ -113,7 +113,9 @@ class Fused:
         return {SKIP: lambda at: untouched[at]} | {choice: through(ffn) for choice, ffn in self.ffns.items()}
 
     def _norm(self, x: Tensor) -> Tensor:
-        return nn.functional.rms_norm(x, x.shape[-1:], eps=self.eps)
+        """The norm without its weights; its own kernel on the CPU writes every square to memory."""
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        return x * length.square_().div_(x.shape[-1]).add_(self.eps).rsqrt_()
 
     def _attend(self, x: Float[Tensor, "text row hidden"], prefix: Lockstep) -> Float[Tensor, "text row out"]:
         """Attention to the prefix and each to itself, without rotations (see `attention.attend`)."""

@@ -26,9 +26,13 @@ Rows = slice | Int64[Tensor, " row"]
 """Rows of a text; a slice takes no copy."""
 At = tuple[slice, Rows] | slice
 """Which texts and which of their rows, or which texts."""
-CACHED = 2**20
-"""Numbers that an intermediate result holds at most where it can be cut: 4 MB in float32. Twice as many took up to six
-times as long: they leave the cache."""
+PIECE = 2**22
+"""Numbers that an intermediate result holds at most where it can be cut: 16 MB in float32. Fewer take more calls; of more,
+the C library gives the memory back each time (see `_keep_freed_memory`)."""
+
+
+def _same(x: Tensor) -> Tensor:
+    return x
 
 
 class _LeaveOut:
@@ -107,7 +111,7 @@ class Branches:
     ) -> None:
         self.lm, self.width = lm, width
         self.layers: list[Any] = list(lm.model.decoder_layers)
-        self._piece = max(1, CACHED // lm.model.family.ffn_width(lm.model.config))  # rows of an FFN at one time
+        self._piece = max(1, PIECE // lm.model.family.ffn_width(lm.model.config))  # rows of an FFN at one time
         scope = lm.model.config.skip_scope
         self._fused = [Fused(layer, skip_scope=scope) for layer in self.layers] if applies(lm.model) else []
         _keep_freed_memory()
@@ -129,11 +133,19 @@ class Branches:
         self.values = [layer.values.clone() for layer in written]
 
     @torch.no_grad()
-    def leaves(self, position: int, trie: Trie) -> Iterator[tuple[slice, Float[Tensor, "text leaf hidden"]]]:
-        """The last layer's output of every route at a position, chunk by chunk in the order of `trie.routes`."""
+    def leaves(
+        self, position: int, trie: Trie, then: Callable[[Tensor], Tensor] = _same
+    ) -> Iterator[tuple[slice, Float[Tensor, "text leaf hidden"]]]:
+        """The last layer's output of every route at a position, chunk by chunk in the order of `trie.routes`.
+
+        Args:
+            position: which.
+            trie: the routes.
+            then: is applied to each part of it while that is in cache.
+        """
         with branch_attention(self.lm.model):
             prefixes = [self._seen(level, position) for level in range(len(self.layers))]
-            yield from self._expand(trie, prefixes, 0, (0, 1), self.inputs[:, position : position + 1])
+            yield from self._expand(trie, prefixes, 0, (0, 1), self.inputs[:, position : position + 1], then)
 
     @torch.no_grad()
     def scattered(
@@ -180,7 +192,13 @@ class Branches:
         return self.layers[layer](x, attention_mask=None, duo_routing=routing, duo_prefix=prefix, **kwargs)
 
     def _expand(
-        self, trie: Trie, prefixes: list[Lockstep], level: int, nodes: tuple[int, int], x: Tensor
+        self,
+        trie: Trie,
+        prefixes: list[Lockstep],
+        level: int,
+        nodes: tuple[int, int],
+        x: Tensor,
+        then: Callable[[Tensor], Tensor],
     ) -> Iterator[tuple[slice, Tensor]]:
         """All leaves below some nodes of one level."""
         first, last = nodes
@@ -188,11 +206,12 @@ class Branches:
             below = int(trie.children[level][first]), int(trie.children[level][last])
             if (below[1] - below[0]) * len(x) > self.width and last - first > 1:
                 middle = (first + last) // 2
-                yield from self._expand(trie, prefixes, level, (first, middle), x[:, : middle - first])
-                yield from self._expand(trie, prefixes, level, (middle, last), x[:, middle - first :])
+                yield from self._expand(trie, prefixes, level, (first, middle), x[:, : middle - first], then)
+                yield from self._expand(trie, prefixes, level, (middle, last), x[:, middle - first :], then)
                 return
             parents, choices = trie.parents[level][slice(*below)] - first, trie.choices[level][slice(*below)]
-            x = self._children(level, [prefixes[level].length], x, prefixes[level], parents, choices)
+            after = then if level == len(self.layers) - 1 else _same
+            x = self._children(level, [prefixes[level].length], x, prefixes[level], parents, choices, after)
             (first, last), level = below, level + 1
         yield slice(first, last), x
 
@@ -217,8 +236,9 @@ class Branches:
         prefix: Prefix,
         parents: np.ndarray,
         choices: np.ndarray,
+        then: Callable[[Tensor], Tensor] = _same,
     ) -> Tensor:
-        """Outputs of a layer for the children of its nodes."""
+        """What is made of the outputs of a layer for the children of its nodes."""
         x = x.to(self.keys[level].device)
         if self._fused and isinstance(prefix, Lockstep):
             outputs = self._fused[level](x, prefix)
@@ -227,7 +247,7 @@ class Branches:
             skipped = self._run(level, positions, x, prefix, routing)
             outputs = routing.outputs(self.layers[level].duo_ffn, x, skipped, self.lm.model.config.skip_scope)
         texts, nodes = x.shape[:2]
-        made = x.new_empty(texts, len(parents), x.shape[-1])
+        made: Tensor | None = None
         seen = int(torch.as_tensor(positions).sum()) * (nodes if len(positions) == 1 else 1)
         bigs, smalls = ((choices == choice).sum() for choice in (BIG, SMALL))
         self.work += Work(*(float(texts * number) for number in (nodes, seen, bigs, smalls)))
@@ -237,7 +257,10 @@ class Branches:
             for some in [slice(None)] if few else [slice(text, text + 1) for text in range(texts)]:
                 for start in range(0, len(children), self._piece):
                     piece = children[start : start + self._piece]
-                    made[some, _rows(piece, x.device)] = output((some, _rows(parents[piece], x.device)))
+                    part = then(output((some, _rows(parents[piece], x.device))))
+                    made = part.new_empty(texts, len(parents), part.shape[-1]) if made is None else made
+                    made[some, _rows(piece, x.device)] = part
+        assert made is not None, "a layer has children"
         return made
 
 

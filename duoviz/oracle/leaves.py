@@ -1,23 +1,24 @@
 """The head at the leaves: every route's value at one position, exact wherever it can decide.
 
-The head is the dearest part of a search, so a leaf's log-sum-exp over the vocabulary is first bounded from below: exactly
-over the tokens that all-big finds likeliest, and over the others in bundles of tokens of like rank, by Jensen's inequality
-`sum of exp(z) >= n exp(mean of z)`, where the mean logit is one product with the mean of the bundle's weights. The most
-promising leaves are finished on the whole vocabulary, and then all whose bound does not pass the second best. Best, second
-best and ties are exact; the others stay bounds.
+The head is the dearest part of a search, so a leaf's log-sum-exp over the vocabulary is first bounded from below. It is a
+convex function of the normed output, so it lies above each of its tangent planes: the plane at a leaf whose whole
+distribution p is known costs the others one product with the mean of the head's weights under p, and lies below by the KL
+from p to their own distribution. A few leaves of each chunk are such anchors. The most promising leaves are finished on the
+whole vocabulary, and then all whose bound does not pass the second best. Best, second best and ties are exact; the others
+stay bounds.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-from ..branching import CACHED, Branches, Trie, product
+from ..branching import Branches, Trie, product
 from ..model import Head
 from .objectives import Columns
 
@@ -25,10 +26,10 @@ TIE_NATS = 1e-6
 """Routes whose losses differ by less are equal: the one with fewer big layers, then the first in order, is taken."""
 HEAD_ROWS = 512
 """Leaves whose logits exist at one time: 8 MB at a vocabulary of 4,096, which stays in cache; half the time of 2,048."""
-SUBSET = 128
-"""Tokens that a bound counts one by one."""
-BUNDLE = 32
-"""Tokens that a bound counts together."""
+ANCHORS = 15
+"""Leaves of a chunk whose tangent planes bound the others; with an objective's own column they fill a vector register."""
+ROUNDING = 16 * torch.finfo(torch.float32).eps
+"""What a product may be off by, as a share of its factors' lengths."""
 PROMISING = 2
 """Leaves of a contest that are finished before any bound is compared; two at least, for the margin."""
 
@@ -52,18 +53,16 @@ def leaf_losses(
     """
     head, vectors, bias = branches.lm.head, wanted.vectors[:, position], wanted.bias[:, position]
     bound = None
-    if len(trie.routes) > 4 * PROMISING * len(contests) > 0 and len(head.weight) >= 4 * SUBSET and not wanted.full:
-        bound = _Bound(head, wanted.big[:, position], contests)
+    if contests and len(trie.routes) > 4 * (ANCHORS + PROMISING * len(contests)) and not wanted.full:
+        bound = _Bound(head, contests, vectors, bias)
     made = vectors.new_empty(len(vectors), len(trie.routes), len(wanted.linear) + len(wanted.full))
-    for rows, hidden in branches.leaves(position, trie):
-        parts = hidden.split(max(1, CACHED // (len(hidden) * hidden.shape[-1])), 1)
-        normed = torch.cat([head.norm(part.float()) for part in parts], 1)
-        linear = normed @ vectors + bias[:, None]
+    for rows, normed in branches.leaves(position, trie, lambda hidden: head.norm(hidden.float())):
         if bound is None:
-            flat, favourite = normed.flatten(0, 1), wanted.favourite[:, position].repeat_interleave(normed.shape[1])
-            made[:, rows] = exact(head, flat, linear.flatten(0, 1), wanted.full, favourite).view(*normed.shape[:2], -1)
+            linear, favourite = normed @ vectors + bias[:, None], wanted.favourite[:, position]
+            every = linear.flatten(0, 1), wanted.full, favourite.repeat_interleave(normed.shape[1])
+            made[:, rows] = exact(head, normed.flatten(0, 1), *every).view(*normed.shape[:2], -1)
         else:
-            made[:, rows] = bound.lse(rows, normed, linear)[..., None] - linear
+            made[:, rows] = bound.values(rows, normed)
     return made
 
 
@@ -77,21 +76,29 @@ def exact(
     """Every column's value from the whole vocabulary: the linear ones, then those that need every logit (see `Columns`)."""
     parts = []
     for some, less, liked in zip(*(each.split(HEAD_ROWS) for each in (normed, linear, favourite))):
-        logits = product(some, head.weight, head.bias)
-        lse = logits.logsumexp(-1, keepdim=True)
-        columns = [lse - less]
+        logits, lse, likely = _likely(head, some)
+        columns = [lse[:, None] - less]
         if "agree_big" in full:
             columns.append((logits.argmax(-1) != liked).to(lse.dtype)[:, None])
         if "entropy" in full:
-            columns.append(lse - ((logits - lse).exp() * logits).sum(-1, keepdim=True))
+            columns.append((lse - (likely * logits).sum(-1))[:, None])
         parts.append(torch.cat(columns, 1))
     return torch.cat(parts)
 
 
 def whole(head: Head, normed: Float[Tensor, "leaf hidden"]) -> Float[Tensor, " leaf"]:
     """Log-sum-exp of the logits over the whole vocabulary."""
-    parts = [product(part, head.weight, head.bias).logsumexp(-1) for part in normed.split(HEAD_ROWS)]
+    parts = [_likely(head, part)[1] for part in normed.split(HEAD_ROWS)]
     return torch.cat(parts) if parts else normed.new_zeros(0)
+
+
+def _likely(
+    head: Head, normed: Float[Tensor, "leaf hidden"]
+) -> tuple[Float[Tensor, "leaf vocab"], Float[Tensor, " leaf"], Float[Tensor, "leaf vocab"]]:
+    """Logits, their log-sum-exp, and the next token's distribution."""
+    logits = product(normed, head.weight, head.bias)
+    likely = logits.softmax(-1)  # in one pass over the logits, where log-sum-exp takes several
+    return logits, logits.amax(-1) - likely.amax(-1).log(), likely
 
 
 def refuse_nan(values: Tensor) -> Tensor:
@@ -108,69 +115,75 @@ def refuse_nan(values: Tensor) -> Tensor:
 
 
 class _Bound:
-    """Log-sum-exps of the leaves of one position, chunk by chunk, finished only where a contest is not decided.
+    """Values of the leaves of one position, chunk by chunk, finished only where a contest is not decided.
 
     Args:
         head: the model's head.
-        big: the position's output under all-big, which ranks the vocabulary.
         contests: see `leaf_losses`.
+        vectors, bias: of the position (see `Columns`).
     """
 
-    def __init__(self, head: Head, big: Float[Tensor, "seq hidden"], contests: Sequence[Contest]) -> None:
+    def __init__(
+        self,
+        head: Head,
+        contests: Sequence[Contest],
+        vectors: Float[Tensor, "seq hidden column"],
+        bias: Float[Tensor, "seq column"],
+    ) -> None:
         self.head, self.contests = head, contests
-        logits, ranked = head.logits(big).sort(-1, descending=True)
-        bundles = ranked[:, SUBSET:].unfold(1, BUNDLE, BUNDLE)  # a few of the unlikeliest are left out: still a bound
-        bias = head.weight.new_zeros(len(head.weight)) if head.bias is None else head.bias
-        few, many = ranked[:, :SUBSET], math.log(BUNDLE)
-        together = torch.nn.functional.embedding_bag(bundles.flatten(0, 1), head.weight, mode="mean")
-        self.top = logits[:, :1]  # taken off, so that exponentials neither overflow nor vanish
-        self.weight = torch.cat([head.weight[few], together.view(*bundles.shape[:2], -1)], 1)
-        self.bias = torch.cat([bias[few], bias[bundles].mean(2) + many], 1) - self.top
-        self.best_two = [head.weight.new_full((len(big), 2), torch.inf) for _ in contests]
+        self.vectors, self.bias = vectors.transpose(1, 2), bias
+        self.best_two = vectors.new_full((len(vectors), len(contests), 2), torch.inf)
 
-    def lse(
-        self, rows: slice, normed: Float[Tensor, "seq leaf hidden"], linear: Float[Tensor, "seq leaf column"]
-    ) -> Float[Tensor, "seq leaf"]:
+    def values(self, rows: slice, normed: Float[Tensor, "seq leaf hidden"]) -> Float[Tensor, "seq leaf column"]:
         """Exact for the leaves that can decide a contest, a lower bound for the others."""
-        lse = self._below(normed)
+        anchors = _spread(normed.shape[1]).to(normed.device)
+        lse, linear = self._below(normed, anchors)
         known = torch.zeros_like(lse, dtype=torch.bool)
-        inside = [
-            torch.from_numpy(leaves[(leaves >= rows.start) & (leaves < rows.stop)] - rows.start).to(lse.device)
-            for _, leaves in self.contests
-        ]
-        before = self.best_two
-        for first in (True, False):
-            self._finish(lse, known, self._undecided(lse, linear, inside, first=first), normed)
-            self.best_two = [
-                torch.cat([two, (lse - linear[..., column]).where(known, torch.inf)[:, leaves]], 1)
-                .topk(2, largest=False)
-                .values
-                for two, (column, _), leaves in zip(before, self.contests, inside)
-            ]
-        return lse
+        known[:, anchors] = True
+        column, leaves, padding = (each.to(lse.device) for each in self._inside(rows))
+        minus = linear[:, leaves, column[:, None]].masked_fill_(padding, -torch.inf)
+        values, before = lse[:, leaves] - minus, self.best_two
+        for most in (PROMISING, values.shape[-1]):
+            undecided = values <= self.best_two[..., 1:] + TIE_NATS
+            if most < values.shape[-1]:
+                undecided &= values <= values.topk(most, largest=False).values[..., -1:]
+            seq, contest, place = undecided.nonzero(as_tuple=True)
+            marked = torch.zeros_like(known).index_put_((seq, leaves[contest, place]), torch.tensor(True)) & ~known
+            lse[marked] = whole(self.head, normed[marked])
+            known |= marked
+            values = lse[:, leaves] - minus
+            exact = values.masked_fill(~known[:, leaves], torch.inf)
+            self.best_two = torch.cat([before, exact], -1).topk(2, largest=False).values
+        return lse[..., None] - linear
 
-    def _undecided(self, lse: Tensor, linear: Tensor, inside: list[Tensor], *, first: bool) -> Bool[Tensor, "seq leaf"]:
-        """The most promising leaves of every contest, or those that may be among the best two or tie with them."""
-        marked = torch.zeros_like(lse, dtype=torch.bool)
-        for (column, _), leaves, two in zip(self.contests, inside, self.best_two):
-            values = lse[:, leaves] - linear[:, leaves, column]
-            if first:
-                promising = values.topk(min(PROMISING, len(leaves)), largest=False).indices
-                marked.scatter_(1, leaves[promising], True)
-            else:
-                marked[:, leaves] |= values <= two[:, 1:] + TIE_NATS
-        return marked
+    def _inside(self, rows: slice) -> tuple[Int64[Tensor, " contest"], Int64[Tensor, "contest leaf"], Tensor]:
+        """Column and leaves of every contest in these rows, and which of the leaves are padding."""
+        each = [leaves[(leaves >= rows.start) & (leaves < rows.stop)] - rows.start for _, leaves in self.contests]
+        padded = pad_sequence([torch.from_numpy(leaves) for leaves in each], batch_first=True)
+        sizes, columns = torch.tensor([len(leaves) for leaves in each]), [column for column, _ in self.contests]
+        return torch.tensor(columns), padded, torch.arange(padded.shape[1]) >= sizes[:, None]
 
-    def _finish(self, lse: Tensor, known: Tensor, marked: Tensor, normed: Tensor) -> None:
-        """Make the marked leaves exact, in place."""
-        marked = marked & ~known
-        lse[marked] = whole(self.head, normed[marked])
-        known |= marked
+    def _below(
+        self, normed: Float[Tensor, "seq leaf hidden"], anchors: Int64[Tensor, " anchor"]
+    ) -> tuple[Float[Tensor, "seq leaf"], Float[Tensor, "seq leaf column"]]:
+        """Of every leaf the highest tangent plane at the anchors, less what rounding may add, exact at the anchors; and what
+        its columns subtract."""
+        at, lse, slopes = normed[:, anchors], [], []
+        for part in at.flatten(0, 1).split(HEAD_ROWS):
+            _, found, likely = _likely(self.head, part)
+            lse.append(found)
+            slopes.append(product(likely, self.head.weight.T, None))
+        tops, planes = torch.cat(lse).view(at.shape[:2]), torch.cat(slopes).view(at.shape)
+        weight = torch.cat([planes, self.vectors], 1)
+        bias = torch.cat([tops - (planes * at).sum(-1), self.bias], 1)
+        both = torch.stack([product(*each) for each in zip(normed, weight, bias)])
+        below = both[..., : len(anchors)].amax(-1)
+        below -= ROUNDING * planes.norm(dim=-1).amax() * normed.norm(dim=-1).amax()
+        below[:, anchors] = tops
+        return below, both[..., len(anchors) :]
 
-    def _below(self, normed: Float[Tensor, "seq leaf hidden"]) -> Float[Tensor, "seq leaf"]:
-        """The bound of every leaf; minus infinity should an exponential overflow."""
-        size, found = max(1, CACHED // self.weight.shape[1]), []
-        for leaves, weight, bias in zip(normed, self.weight, self.bias):
-            found.append(torch.cat([product(part, weight, bias).exp_().sum(-1) for part in leaves.split(size)]))
-        sums = torch.stack(found)
-        return sums.where(sums < torch.inf, 0.0).log_() + self.top
+
+def _spread(leaves: int) -> Int64[Tensor, " anchor"]:
+    """Some of so many leaves that differ in early and late layers: multiples of the golden ratio fill an interval evenly."""
+    multiples = torch.arange(1, ANCHORS + 1, dtype=torch.float64) * ((5**0.5 - 1) / 2)
+    return (multiples % 1 * leaves).long().unique()

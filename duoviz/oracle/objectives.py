@@ -104,15 +104,13 @@ class Columns:
         linear: `nll`, `expected`, `expected:mean`, `sample:SEED`.
         vectors: float32 `[seq, position, hidden, column]`, of the linear ones.
         bias: float32 `[seq, position, column]`; zero for a head without bias.
-        big: the last layer's output under all-big, whose likeliest tokens bound the leaves.
         full: `agree_big`, `entropy`; their columns follow the linear ones.
-        favourite: all-big's likeliest token.
+        favourite: all-big's likeliest token, for `agree_big`; zeros where it is not asked for.
     """
 
     linear: tuple[str, ...]
     vectors: Float[Tensor, "seq position hidden column"]
     bias: Float[Tensor, "seq position column"]
-    big: Float[Tensor, "seq position hidden"]
     full: tuple[str, ...]
     favourite: Int64[Tensor, "seq position"]
 
@@ -126,28 +124,31 @@ def columns(lm: LanguageModel, tokens: Tokens, objectives: Sequence[Objective]) 
     """The columns that some objectives need."""
     names = tuple(dict.fromkeys(name for o in objectives for name in (o.minimises, o.scored_on)))
     linear = tuple(name for name in names if name not in FULL)
-    big = all_big(lm, tokens)
-    parts = [_linear(lm, tokens, name, big) for name in linear]
+    parts = [_linear(lm, tokens, name) for name in linear]
+    favourite = torch.zeros(tokens.scored.shape, dtype=torch.int64, device=lm.head.weight.device)
+    if "agree_big" in names:
+        favourite = torch.stack([lm.head.logits(hidden).argmax(-1) for hidden in all_big(lm, tokens)])
     return Columns(
         linear,
         torch.stack([vectors for vectors, _ in parts], -1),
         torch.stack([bias for _, bias in parts], -1),
-        big,
         tuple(name for name in FULL if name in names),
-        torch.stack([lm.head.logits(hidden).argmax(-1) for hidden in big]),
+        favourite,
     )
 
 
 def _linear(
-    lm: LanguageModel, tokens: Tokens, name: str, big: Float[Tensor, "seq position hidden"]
+    lm: LanguageModel, tokens: Tokens, name: str
 ) -> tuple[Float[Tensor, "seq position hidden"], Float[Tensor, "seq position"]]:
     """Vectors and bias of one linear column."""
     weight = lm.head.weight
     bias = lm.head.bias if lm.head.bias is not None else weight.new_zeros(len(weight))
     if name.startswith("expected"):
         passes: Iterable[Tensor]
-        passes, number = (_random_passes(lm, tokens), RANDOM_PASSES) if name == "expected:mean" else ([big], 1)
-        vectors, biases = torch.zeros_like(big, dtype=weight.dtype), bias.new_zeros(big.shape[:2])
+        mean = name == "expected:mean"
+        passes, number = (_random_passes(lm, tokens), RANDOM_PASSES) if mean else ([all_big(lm, tokens)], 1)
+        biases = bias.new_zeros(tokens.scored.shape)
+        vectors = weight.new_zeros(*biases.shape, weight.shape[1])
         for outputs in passes:
             for row, hidden in enumerate(outputs):
                 likely = lm.head.logits(hidden).softmax(-1) / number

@@ -25,7 +25,7 @@ from .leaves import TIE_NATS, leaf_losses, refuse_nan
 from .objectives import Objective, columns
 from .uniform import uniform_losses, uniform_work
 
-WIDTH = 16_384
+WIDTH = 32_768
 MAX_FLOPS = 1e15
 
 
@@ -176,7 +176,7 @@ def left_to_right(
         scored = np.flatnonzero(tokens.scored[:, position])
         if len(scored):
             contests = [(wanted.index(o.minimises), group.order) for group in groups for o in objectives]
-            values = leaf_losses(branches, position, groups[0].trie, wanted, contests)[scored]
+            values = refuse_nan(leaf_losses(branches, position, groups[0].trie, wanted, contests)[scored])
             best.tried += len(scored) * len(groups[0].trie.routes)
             for g, group in enumerate(groups):
                 for o, objective in enumerate(objectives):
@@ -203,13 +203,9 @@ def commit(branches: Branches, position: int, taken: Int8[np.ndarray, "text laye
 def _choose(
     values: Float[Tensor, "seq route column"], group: Group, minimised: int, scored: int
 ) -> tuple[Int8[np.ndarray, "seq layer"], np.ndarray, np.ndarray, np.ndarray]:
-    """The best route of a group by one column for every text: the route, its value in another, margin and own value.
-
-    Raises:
-        ValueError: NaN among the values.
-    """
+    """The best route of a group by one column for every text: the route, its value in another, margin and own value."""
     order = torch.from_numpy(group.order).to(values.device)
-    every = refuse_nan(values[:, order, minimised])
+    every = values[:, order, minimised]
     lowest = every.topk(min(2, every.shape[1]), largest=False).values
     first = (every <= lowest[:, :1] + TIE_NATS).int().argmax(1)
     row = torch.arange(len(values), device=values.device)
@@ -224,7 +220,7 @@ def uniform(lm: LanguageModel, tokens: Tokens, groups: Sequence[Group], setting:
     best.tried, best.work = int(tokens.scored.sum()) * len(routes), uniform_work(tokens, routes)
     losses = torch.from_numpy(uniform_losses(lm, tokens, routes, batch_size=setting.batch_size))
     for seq, position in np.argwhere(tokens.scored):
-        values = losses[:, seq, position][None, :, None]
+        values = refuse_nan(losses[:, seq, position][None, :, None])
         for g, group in enumerate(groups):
             best.put(([0], g, seq, position), *_choose(values, group, 0, 0))
     return best
