@@ -253,8 +253,8 @@ class Branches:
         self.work += Work(*(float(texts * number) for number in (nodes, seen, bigs, smalls)))
         for choice, output in outputs.items():
             children = np.flatnonzero(choices == choice)
-            few = len(children) * texts <= self._piece  # all texts at once; many rows text by text, which copies less
-            for some in [slice(None)] if few else [slice(text, text + 1) for text in range(texts)]:
+            together = max(1, self._piece // max(1, len(children)))  # texts
+            for some in [slice(text, text + together) for text in range(0, texts, together)]:
                 for start in range(0, len(children), self._piece):
                     piece = children[start : start + self._piece]
                     part = then(output((some, _rows(parents[piece], x.device))))

@@ -152,8 +152,8 @@ class _Bound:
             lse[marked] = whole(self.head, normed[marked])
             known |= marked
             values = lse[:, leaves] - minus
-            exact = values.masked_fill(~known[:, leaves], torch.inf)
-            self.best_two = torch.cat([before, exact], -1).topk(2, largest=False).values
+            sure = values.masked_fill(~known[:, leaves], torch.inf)
+            self.best_two = torch.cat([before, sure], -1).topk(2, largest=False).values
         return lse[..., None] - linear
 
     def _inside(self, rows: slice) -> tuple[Int64[Tensor, " contest"], Int64[Tensor, "contest leaf"], Tensor]:
