@@ -30,6 +30,10 @@ def test_sides_are_timed_in_turn_and_the_first_round_does_not_count():
     assert fast < slow
 
 
+def test_the_expanded_cache_is_timed_in_a_process_of_its_own():
+    assert 0 < measures._in_own_process("expanded_seconds", "data/duo-tiny", "cpu") < 60
+
+
 def test_a_row_as_text_and_as_json(tmp_path):
     rows = [bench.Row("x", 1.2345, "ms", 2.0, "y"), bench.Row("z", 3.0, "GiB")]
     assert [bench.line(row) for row in rows] == ["| x | 1.23 ms | 2 | y |", "| z | 3 GiB |  |  |"]

@@ -147,6 +147,7 @@ class _Bound:
             undecided = values <= self.best_two[..., 1:] + TIE_NATS
             if most < values.shape[-1]:
                 undecided &= values <= values.topk(most, largest=False).values[..., -1:]
+            # padding stands for leaf 0, which is finished for nothing at worst
             seq, contest, place = undecided.nonzero(as_tuple=True)
             marked = torch.zeros_like(known).index_put_((seq, leaves[contest, place]), torch.tensor(True)) & ~known
             lse[marked] = whole(self.head, normed[marked])
