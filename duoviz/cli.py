@@ -198,6 +198,7 @@ def train(
     start: Annotated[
         Path | None, typer.Option(help="Start from this Duo folder; the learning rate is warmed up again.")
     ] = None,
+    optimizer: Annotated[str, typer.Option(help="adamw, or muon for the hidden matrices.")] = "adamw",
     activation_checkpointing: Annotated[bool, typer.Option(help="Recompute activations to save memory.")] = False,
     seed: Seed = 0,
 ) -> None:
@@ -222,6 +223,7 @@ def train(
         seed=seed,
         micro_rows=micro_rows,
         start=start,
+        optimizer=optimizer,
         gradient_checkpointing=activation_checkpointing,
     )
     with store.only_writer(out / "training.lock"):

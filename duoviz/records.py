@@ -26,6 +26,8 @@ class Tokens:
         offsets: first and past-the-end character of each token in `text`; padding is (0, 0).
         documents: id of the document each sequence was cut from.
         source: name of the corpus source.
+        special: tokens that stand for no characters, such as the begin-of-text token that the tokenizer puts first; none if
+            not given. They are read and predict what follows; that they stand there is never scored.
     """
 
     ids: Int64[np.ndarray, "seq token"]
@@ -34,9 +36,14 @@ class Tokens:
     offsets: Int64[np.ndarray, "seq token 2"]
     documents: tuple[str, ...]
     source: str = ""
+    special: Bool[np.ndarray, "seq token"] = None  # type: ignore[assignment]  # filled in at once
 
     def __post_init__(self) -> None:
         seqs, tokens = self.ids.shape
+        if self.special is None:
+            object.__setattr__(self, "special", np.zeros((seqs, tokens), bool))
+        assert self.special.shape == (seqs, tokens), "special is [seq, token]"
+        assert not (self.scored & self.special[:, 1:]).any(), "special tokens are never scored"
         assert self.scored.shape == (seqs, tokens - 1), "scored is [seq, position]"
         assert self.offsets.shape == (seqs, tokens, 2), "offsets are [seq, token, 2]"
         assert len(self.text) == len(self.documents) == seqs, "one text and one document id per sequence"
@@ -83,6 +90,7 @@ class Tokens:
             offsets=np.concatenate([part.offsets for part in parts]),
             documents=tuple(name for part in parts for name in part.documents),
             source=" + ".join(part.source for part in parts),
+            special=np.concatenate([part.special for part in parts]),
         )
 
     @property
@@ -102,12 +110,17 @@ class Tokens:
             text=self.text[rows],
             offsets=self.offsets[rows],
             documents=self.documents[rows],
+            special=self.special[rows],
         )
 
     def cut(self, length: int) -> Tokens:
         """The first tokens of every sequence."""
         return replace(
-            self, ids=self.ids[:, :length], scored=self.scored[:, : length - 1], offsets=self.offsets[:, :length]
+            self,
+            ids=self.ids[:, :length],
+            scored=self.scored[:, : length - 1],
+            offsets=self.offsets[:, :length],
+            special=self.special[:, :length],
         )
 
     def pieces(self, seq: int) -> list[str]:

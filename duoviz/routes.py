@@ -12,6 +12,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 from functools import cache, cached_property
+from math import comb
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int8, Int64
@@ -19,6 +21,9 @@ from numpy.typing import ArrayLike
 
 SKIP, SMALL, BIG = 0, 1, 2
 LETTERS = "-SB"
+NAMES = ("skip", "small", "big")
+Routes = Any
+"""Routes in any form that `parse` reads."""
 
 MAX_ENUMERATED = 20_000_000
 """Routes that `Space.enumerate` will list: 12 bytes each at 12 layers, so 240 MB."""
@@ -57,35 +62,28 @@ def to_texts(routes: Int8[np.ndarray, "*any layer"]) -> np.ndarray:
     return np.array(flat, dtype=object).reshape(routes.shape[:-1])
 
 
-def to_id(route: ArrayLike) -> int:
-    """The route read as a number in base 3, layer 0 most significant: ids order as routes do.
+def parse(routes: Routes, *, layers: int) -> Int8[np.ndarray, "*any layer"]:
+    """Routes in any form that people write them, as int8 with the last axis of length `layers`.
 
-    Raises:
-        ValueError: a value that is no choice.
-    """
-    return sum(int(choice) * 3**power for power, choice in enumerate(reversed(_one(route))))
-
-
-def from_id(number: int, *, layers: int) -> Int8[np.ndarray, " layer"]:
-    """The route of `to_id`.
-
-    Raises:
-        ValueError: a number that no route of so many layers has.
-    """
-    if not 0 <= number < 3**layers:
-        raise ValueError(f"route id {number}: with {layers} layers ids run from 0 to {3**layers - 1}")
-    return np.array([number // 3**power % 3 for power in reversed(range(layers))], np.int8)
-
-
-def check(routes: ArrayLike, *, layers: int) -> Int8[np.ndarray, "*any layer"]:
-    """A route text or an array of routes, as int8 with the last axis of length `layers`.
+    Args:
+        routes: a text such as `"BBSS"` or a name (`"all-big"`, `"all-small"`, `"all-skip"`): `[layer]`; a list of texts:
+            `[text, layer]`; or integers `[..., layer]` as nested lists, an array or a tensor.
+        layers: of the model.
 
     Raises:
         ValueError: a letter or value that is no choice, values that are no integers, or a wrong length.
     """
     if isinstance(routes, str):
-        return from_text(routes, layers=layers)
-    array = np.asarray(routes)
+        name = routes.removeprefix("all-")
+        return np.full(layers, NAMES.index(name), np.int8) if name in NAMES else from_text(routes, layers=layers)
+    if isinstance(routes, list | tuple) and routes and all(isinstance(one, str) for one in routes):
+        return np.stack([parse(one, layers=layers) for one in routes])
+    if hasattr(routes, "detach"):  # a tensor, maybe on another device
+        routes = routes.detach().cpu()
+    try:
+        array = np.asarray(routes)
+    except ValueError as error:
+        raise ValueError(f"routes {routes!r:.80}: their rows differ in length ({error})") from None
     if not np.issubdtype(array.dtype, np.integer):
         raise ValueError(f"routes of dtype {array.dtype}: give integers, 0 (skip), 1 (small), 2 (big)")
     if array.ndim == 0 or array.shape[-1] != layers:
@@ -243,7 +241,7 @@ class Space:
 
     def contains(self, routes: Int8[np.ndarray, "*any layer"]) -> np.ndarray:
         """Whether each route belongs to the space: bool `[*any]`."""
-        routes = check(routes, layers=self.layers)
+        routes = parse(routes, layers=self.layers)
         return np.isin(routes, self.allowed).all(-1) & (self.excess(routes) == 0)
 
     def excess(self, routes: Int8[np.ndarray, "*any layer"]) -> Int64[np.ndarray, " *any"]:
@@ -310,13 +308,28 @@ def by_big(layers: int, choices: str) -> list[Space]:
 
 @cache
 def _ways(space: Space, left: int, bigs: int, skips: int) -> int:
-    """How many ways there are to fill `left` more layers when `bigs` and `skips` are taken."""
-    big, skip = space.budgets
-    if bigs > big.high or skips > skip.high or bigs + left < big.low or skips + left < skip.low:
+    """How many ways there are to fill `left` more layers when `bigs` and `skips` are taken: a sum of binomial coefficients, as
+    a recursion over layers would be too deep for some hundred of them."""
+
+    def more(budget: Budget, taken: int, choice: int) -> range:
+        """How many of the layers left may make a choice."""
+        most = min(left, budget.high - taken) if choice in space.allowed else 0
+        return range(max(0, budget.low - taken), most + 1)
+
+    big, skip = more(space.budgets[0], bigs, BIG), more(space.budgets[1], skips, SKIP)
+    if space.budgets[0].high < bigs or space.budgets[1].high < skips:
         return 0
-    if left == 0:
-        return 1
-    return sum(_ways(space, left - 1, bigs + (c == BIG), skips + (c == SKIP)) for c in space.allowed)
+    small, anything = SMALL in space.allowed, range(left + 1)
+    if big == anything and skip == anything:
+        return len(space.allowed) ** left
+    total = 0
+    for b in big:
+        others = left - b
+        if skip.start == 0 and skip.stop > others:  # no budget for the rest
+            total += comb(left, b) * ((SKIP in space.allowed) + small) ** others
+        else:
+            total += comb(left, b) * sum(comb(others, s) for s in skip if small or s == others)
+    return total
 
 
 def ramp(first: int, last: int, *, positions: int) -> Int64[np.ndarray, " position"]:

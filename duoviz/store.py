@@ -10,9 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-import socket
-import threading
-import time
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -23,14 +21,11 @@ from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
+from filelock import FileLock, Timeout
 
 FORMAT = 2
 Arrays = dict[str, Any]
 """Arrays by name."""
-GRACE_SECONDS = 10.0
-"""How long a lock may stay empty, between being made and being written, before it counts as left by a crash."""
-_HELD: set[Path] = set()
-"""Locks of this process: one that bears its number but is not here was left by an earlier process of that number."""
 
 
 class Store:
@@ -54,17 +49,18 @@ class Store:
     def cached(
         self, request: dict[str, Any], compute: Callable[[], dict[str, pd.DataFrame]]
     ) -> dict[str, pd.DataFrame]:
-        """The stored result of a request; computed and stored first if there is none.
+        """The stored result of a request; computed and stored first if there is none. While another process computes the same
+        one, it is waited for: two notebooks may ask at once.
 
         Raises:
-            ValueError: a stored result is damaged or belongs to another request, or another process is computing it.
+            ValueError: a stored result is damaged or belongs to another request.
             OSError: it cannot be written (no space); nothing half-written is left.
         """
         key = self.key(request)
         stored = self._stored(key)
         if stored:
             return self.read(stored, request)
-        with only_writer(self.folder / f"{key}.lock"):
+        with only_writer(self.folder / ".locks" / key, wait=True):
             stored = self._stored(key)  # another process may have finished it in the meantime
             if stored:
                 return self.read(stored, request)
@@ -189,88 +185,36 @@ class Store:
 
 
 @contextmanager
-def only_writer(lock: Path) -> Iterator[None]:
-    """One process writes a thing at a time: the one that made the lock file, which is gone afterwards.
+def only_writer(lock: Path, *, wait: bool = False) -> Iterator[None]:
+    """One process (or thread) writes a thing at a time.
 
-    A lock that a killed process left is taken over.
+    The lock belongs to the open file, so the system frees it when its process ends, however it ends; the empty file stays.
 
     Args:
         lock: a file that stands for the thing, for example `runs/x/training.lock`; its folder is made.
+        wait: wait for another writer instead of refusing.
 
     Raises:
-        ValueError: another process that is alive, or one of another machine, is at it.
+        ValueError: another process is at it.
         OSError: the lock cannot be written.
     """
+    held = FileLock(lock, blocking=False)
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
         try:
-            _take(lock)
-        except FileExistsError:
-            _take_over(lock)
+            held.acquire()
+        except Timeout:
+            busy = f"another process is computing {lock.stem} in {lock.parent}"
+            if not wait:
+                raise ValueError(f"{busy}: wait for it, or give another folder") from None
+            print(f"{busy}: waiting for it", file=sys.stderr)
+            held.acquire(blocking=True)
     except OSError as error:
         raise OSError(f"{lock} cannot be written ({error}): make room, or give another folder") from error
-    _HELD.add(lock.resolve())
     try:
         yield
     finally:
-        _HELD.discard(lock.resolve())
-        lock.unlink(missing_ok=True)
-
-
-def _take(lock: Path) -> None:
-    """Make a lock file that names this process and machine; FileExistsError if there is one."""
-    descriptor = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-    try:
-        os.write(descriptor, f"{os.getpid()} {socket.gethostname()}".encode())
-    except OSError:
-        lock.unlink(missing_ok=True)
-        raise
-    finally:
-        os.close(descriptor)
-
-
-def _take_over(lock: Path) -> None:
-    """Take the lock of a process that is gone; another may do the same, so what was moved away is looked at again."""
-    owner = _owner(lock)
-    if owner is None or not owner[2]:
-        raise ValueError(_busy(lock, owner))
-    moved = lock.with_name(f"{lock.name}.{os.getpid()}.{threading.get_ident()}.gone")
-    try:
-        lock.rename(moved)
-        if _owner(moved) != owner:
-            moved.rename(lock)
-            raise ValueError(_busy(lock, _owner(lock)))
-        _take(lock)
-    except (FileNotFoundError, FileExistsError):
-        raise ValueError(_busy(lock, None)) from None
-    finally:
-        moved.unlink(missing_ok=True)
-
-
-def _owner(lock: Path) -> tuple[int, str, bool] | None:
-    """Process and machine that hold a lock, and whether that process is known to be gone; None while it is being written.
-
-    A lock that stays empty for more than a few seconds was left by a crash: process 0, gone.
-    """
-    try:
-        number, _, host = lock.read_text().partition(" ")
-        written = lock.stat().st_mtime
-    except FileNotFoundError:
-        return None
-    host = host or socket.gethostname()
-    if not number.isdigit():
-        return (0, host, True) if time.time() - written > GRACE_SECONDS else None
-    if host != socket.gethostname():
-        return int(number), host, False
-    if int(number) == os.getpid():
-        return int(number), host, lock.resolve() not in _HELD
-    try:
-        os.kill(int(number), 0)
-    except ProcessLookupError:
-        return int(number), host, True
-    except PermissionError:
-        pass
-    return int(number), host, False
+        held.release()
 
 
 def _written(folder: Path) -> float:
@@ -279,14 +223,6 @@ def _written(folder: Path) -> float:
         return (folder / "manifest.json").stat().st_mtime
     except OSError:
         return 0.0
-
-
-def _busy(lock: Path, owner: tuple[int, str, bool] | None) -> str:
-    who = f"process {owner[0]} on {owner[1]}" if owner else "another process"
-    return (
-        f"{who} is computing {lock.stem} in {lock.parent}: wait for it, or give another folder;"
-        f" if it is surely gone, delete {lock}"
-    )
 
 
 def _damaged(path: Path, error: Exception) -> str:

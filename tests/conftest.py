@@ -128,3 +128,51 @@ def built(tmp_path_factory):
     out = tmp_path_factory.mktemp("report")
     given = {"documents": 2, "length": 8, "context": "reference:big", "budgets": [1, 3], "budget": 3, "skip": 10}
     return out, report.build(out, parameters=given, say=lambda line: None)
+
+
+TOKENIZERS = ("llama2", "llama3", "gemma", "gpt2", "qwen")
+
+
+def shaped_like(kind):
+    """A small fast tokenizer built like that of a family: its normaliser, pre-tokeniser, byte handling and special tokens."""
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    first = {"llama2": "<s>", "llama3": "<|begin_of_text|>", "gemma": "<bos>"}.get(kind)
+    special = [first or "<|endoftext|>", "<unk>"]
+    if kind in ("llama2", "gemma"):
+        made = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
+        made.normalizer = normalizers.Replace(" ", "▁")
+        if kind == "llama2":
+            made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), made.normalizer])
+        made.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+        special += [f"<0x{byte:02X}>" for byte in range(256)]
+        alphabet = []
+    else:
+        made = Tokenizer(models.BPE())
+        made.pre_tokenizer = byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        if kind != "gpt2":
+            words = pre_tokenizers.Split(Regex(r"\s?\w+|[^\w\s]+|\s+"), "isolated")
+            made.pre_tokenizer = pre_tokenizers.Sequence(
+                [words, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+            )
+        if kind == "qwen":
+            made.normalizer = normalizers.NFC()
+        made.decoder = decoders.ByteLevel()
+        alphabet = byte_level.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=600, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    made.train_from_iterator(["a model of the words and the bytes of a small world, how it goes on"] * 2, trainer)
+    template = None
+    if first:
+        ids = [(first, made.token_to_id(first))]
+        template = processors.TemplateProcessing(
+            single=f"{first} $A", pair=f"{first} $A {first} $B", special_tokens=ids
+        )
+    if kind in ("llama3", "gpt2", "qwen"):
+        bytes_ = processors.ByteLevel(trim_offsets=kind == "llama3")
+        template = processors.Sequence([bytes_, template]) if template else bytes_
+    if template:
+        made.post_processor = template
+    return PreTrainedTokenizerFast(tokenizer_object=made, bos_token=special[0], eos_token=special[0])

@@ -1,9 +1,12 @@
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import datasets
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from conftest import TOKENIZERS, shaped_like, tiny_model
 
 from duoviz import corpus, model
 from duoviz.corpus import python
@@ -264,7 +267,7 @@ def test_near_duplicates_never_cross_the_split():
     partly = " ".join(words[:140] + [f"y{i}" for i in range(260)])
     inside = " ".join([f"v{i}" for i in range(800)] + words)
     other = " ".join(f"u{i}" for i in range(400))
-    splits = python._split([held, mostly, partly, inside, other, ""], lambda text: text == held)
+    splits = python._split([held, mostly, partly, inside, other, ""], [True] + 5 * [False])
     assert splits == ["holdout", "dropped", "train", "dropped", "train", "train"]
 
 
@@ -281,14 +284,32 @@ def test_docstrings_and_code_of_a_package_become_documents():
         assert len(text) >= python.SHORTEST
 
 
+def test_all_versions_of_a_document_fall_on_the_same_side(monkeypatch, tmp_path):
+    """The split of the same files with other texts, as in another release of a package, is the same."""
+
+    def sides(change):
+        monkeypatch.setattr(python, "ROOT", tmp_path / change)
+        names = [f"some/module{i}.py" for i in range(400)]
+        found = [("python-code", name, " ".join(f"{change}{name}{i}" for i in range(80))) for name in names]
+        monkeypatch.setattr(python, "_package", lambda package: found if package else [])
+        monkeypatch.setattr(python, "_packages", lambda: {"some": change})
+        monkeypatch.setattr(python, "_topics", list)
+        monkeypatch.setattr(python, "ProcessPoolExecutor", ThreadPoolExecutor)
+        return {split: set(part["id"]) for split, part in python.rows(corpus.holdout_share).groupby("split")}
+
+    first, second = sides("1.0"), sides("2.0")
+    assert first == second
+    assert set(first) == {"holdout", "train"}
+
+
 def test_the_python_sources_are_split_by_hash_and_shared_by_both_splits_nowhere():
     frame = python.rows(corpus.holdout_share)  # about 75 s where runs/corpus does not hold it yet
     assert set(frame["source"]) == set(corpus.PYTHON)
     assert set(frame["split"]) == {"train", "holdout", "dropped"}
     assert not frame["text"].duplicated().any()
     for split, share in (("holdout", True), ("train", False)):
-        some = frame[frame["split"] == split]["text"].sample(200, random_state=0)
-        assert {corpus.holdout_share(text) for text in some} == {share}
+        some = frame[frame["split"] == split]["id"].sample(200, random_state=0)
+        assert {corpus.holdout_share(name) for name in some} == {share}
     for source in corpus.PYTHON:
         held = {d.id for d in corpus.documents(source)}
         assert held.isdisjoint(d.id for d in corpus.documents(source, split="train"))
@@ -297,3 +318,95 @@ def test_the_python_sources_are_split_by_hash_and_shared_by_both_splits_nowhere(
         assert chosen_on.isdisjoint(held)
         assert chosen_on.isdisjoint(d.id for d in corpus.documents(source, split="train"))
         assert 0.02 < len(held) / (frame["source"] == source).sum() < 0.06
+
+
+BEGINS = {"llama2": 1, "llama3": 1, "gemma": 1, "gpt2": 0, "qwen": 0}
+SAMPLE = "a model of the small world, 今日 café 👩‍👩‍👧 — how it goes on\n\n  and on"
+
+
+def reads_as(kind):
+    """A model with random weights and a tokenizer shaped like that of a family."""
+    made = shaped_like(kind)
+    lm = tiny_model(vocab=len(made), context=256)
+    lm.tokenizer = made
+    return lm
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_a_text_is_read_as_the_models_own_pipeline_reads_it(kind):
+    lm = reads_as(kind)
+    own = lm.tokenizer(SAMPLE, return_tensors="pt")
+    tokens = corpus.encode(lm.tokenizer, SAMPLE)
+    assert tokens.ids[0].tolist() == own["input_ids"][0].tolist()
+    with torch.no_grad():
+        wanted = lm.model(own["input_ids"], attention_mask=own["attention_mask"], labels=own["input_ids"]).loss
+    losses = lm.score(tokens, "BBBB")
+    assert np.nanmean(losses) == pytest.approx(float(wanted), rel=1e-5)
+    assert tokens.special.sum() == BEGINS[kind]
+    assert np.isfinite(losses).all()  # with a begin-of-text token the first token of the text is scored too
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_blocks_and_training_rows_begin_as_the_tokenizer_begins(kind, tmp_path):
+    lm, size = reads_as(kind), BEGINS[kind]
+    for number in range(3):
+        (tmp_path / f"{number}.txt").write_text(f"{number} {SAMPLE}")
+    source = f"file:{tmp_path}"
+    whole = [lm.tokenizer(document.text)["input_ids"] for document in corpus.documents(source)]
+    tokens = corpus.blocks(lm.tokenizer, source, documents=3, length=20)
+    assert tokens.ids.tolist() == [ids[:20] for ids in whole]
+    assert tokens.special.sum(1).tolist() == [size] * 3
+    assert tokens.scored.all()
+    first = [lm.tokenizer.bos_token_id] * size
+    rows = corpus.packed(lm.tokenizer, corpus.documents(source), length=16)
+    assert all(row[:size].tolist() == first for row in rows)
+    end = lm.tokenizer.eos_token_id
+    stream = [token for ids in whole for token in [*ids[size:], end]]
+    assert rows[:, size:].ravel().tolist() == stream[: rows[:, size:].size]
+    joined = corpus.blocks(lm.tokenizer, source, documents=4, length=16, cross=True)
+    assert joined.ids.tolist() == rows[:4].tolist()
+    assert joined.special[:, :size].all()
+
+
+def test_a_begin_of_text_token_can_be_asked_for_or_left_out():
+    for kind in TOKENIZERS:
+        made = shaped_like(kind)
+        plain = made(SAMPLE, add_special_tokens=False)["input_ids"]
+        assert corpus.encode(made, SAMPLE, bos=False).ids[0].tolist() == plain
+        assert corpus.encode(made, SAMPLE, bos=True).ids[0].tolist() == [made.bos_token_id, *plain]
+    made.bos_token = None
+    with pytest.raises(ValueError, match="bos=True: the tokenizer has no begin-of-text token"):
+        corpus.encode(made, SAMPLE, bos=True)
+    with pytest.raises(ValueError, match="length 2: the 2 special tokens"):
+        corpus.blocks(twice(shaped_like("llama2")), "shipped-prose", documents=1, length=2)
+
+
+def twice(tokenizer):
+    """The tokenizer with two special tokens before a text."""
+    from tokenizers import processors
+
+    ids = [("<s>", tokenizer.bos_token_id)]
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(single="<s> <s> $A", special_tokens=ids)
+    return tokenizer
+
+
+def test_only_what_follows_the_special_tokens_is_scored():
+    made = twice(shaped_like("llama2"))
+    tokens = corpus.encode(made, ["a model", "a small world goes on"])
+    assert tokens.special[:, :2].all()
+    assert not tokens.special[:, 2:].any()
+    assert tokens.scored[:, 0].tolist() == [False, False]  # the second special token
+    assert tokens.scored[1, 1:].all()
+    assert tokens.scored[0].sum() == len(made("a model", add_special_tokens=False)["input_ids"])
+    with pytest.raises(ValueError, match="text '' of 2 tokens has nothing to predict: at least 3 are needed"):
+        corpus.encode(made, "")
+
+
+def test_a_chat_template_gets_no_second_begin_of_text_token():
+    made = shaped_like("llama3")
+    made.chat_template = "{{ bos_token }}{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    text = made.apply_chat_template([{"role": "user", "content": SAMPLE}], tokenize=False)
+    tokens = corpus.encode(made, text)
+    assert tokens.ids[0].tolist() == made(SAMPLE)["input_ids"]
+    assert tokens.special[0].tolist() == [True] + [False] * (tokens.ids.shape[1] - 1)
+    assert corpus.encode(made, text).scored.all()

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import dense_model, tiny_model
+from conftest import TOKENIZERS, dense_model, shaped_like, tiny_model
 from typer.testing import CliRunner
 
 from duoviz import corpus, metrics, model, router
@@ -567,3 +567,39 @@ def test_bad_words_about_tasks_are_refused_before_anything_is_computed(harness, 
     ):
         with pytest.raises(ValueError, match=message):
             tasks(lm, names, **{"include_path": own, **options})
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_windows_and_the_harness_begin_as_the_tokenizer_begins(harness, kind, tmp_path):
+    """A text of one window has the loss of transformers' own pipeline; every further window begins like the first."""
+    lm = tiny_model(vocab=len(shaped_like(kind)), context=128)
+    lm.tokenizer = shaped_like(kind)
+    text = "a small world of words and bytes, how it goes — and on: é" * 3
+    (tmp_path / "a.txt").write_text(text)
+    ids = lm.tokenizer(text, return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        wanted = float(lm.model(ids[:, :128], labels=ids[:, :128]).loss)
+    found = perplexity(lm, f"file:{tmp_path / 'a.txt'}", way="BBBB", length=128, stride=100)
+    begin = int(kind in ("llama2", "llama3", "gemma"))
+    assert found.tokens == ids.shape[1] - 1
+    if ids.shape[1] <= 128:
+        assert found.loss_nats.mean == pytest.approx(wanted, rel=1e-5)
+    (tmp_path / "b.txt").write_text(text[:50])
+    ids = lm.tokenizer(text[:50], return_tensors="pt")["input_ids"][0]
+    short = perplexity(lm, f"file:{tmp_path / 'b.txt'}", way="BBBB", length=16, stride=8)
+    losses, last = [], len(ids) - 1
+    for start in range(begin, last, 8):
+        stop = min(start + 16 - begin, last)
+        window = torch.cat([ids[:begin], ids[start : stop + 1]])[None].numpy()
+        new = lm.score(window, "BBBB")[0]
+        losses += new[-(stop - len(losses)) :].tolist()  # the targets up to `stop` that no earlier window has scored
+        if stop == last:
+            break
+    assert short.tokens == len(losses) == last
+    assert short.loss_nats.mean == pytest.approx(np.mean(losses), rel=1e-5)
+    if begin:  # the harness puts its own prefix where the tokenizer has none
+        (total,) = harness.Harness(lm, "BBBB").loglikelihood_rolling(requests("loglikelihood_rolling", (text[:60],)))
+        own = lm.tokenizer(text[:60], return_tensors="pt")["input_ids"]
+        with torch.no_grad():
+            loss = float(lm.model(own, labels=own).loss)
+        assert total == pytest.approx(-loss * (own.shape[1] - 1), rel=1e-5)

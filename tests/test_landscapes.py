@@ -97,13 +97,19 @@ def _routes(lm, routes, ids):
 
 def test_a_search_that_is_watched_can_be_ended(lm, ids):
     seen = []
-    watched = oracle.Setting(watch=lambda: seen.append(1))
-    oracle.search(lm, ids, Space(4, "SB", big=2), setting=watched)
-    assert len(seen) == 11
-    oracle.by_budget(lm, ids, context="reference:big", setting=watched)
-    assert len(seen) == 22
+    watched = oracle.Setting(watch=seen.append, batch_size=2)
+    for method in ("exhaustive", "descent", "random-3"):
+        for context in ("committed", "reference:big"):
+            oracle.by_budget(lm, ids, context=context, method=method, setting=watched)
+            assert seen == sorted(seen)
+            assert 0 < seen[0] < 0.6
+            assert seen[-1] == 1
+            seen.clear()
+    oracle.search(lm, ids, Space(4, "SB", big=2), context="uniform", setting=watched)
+    assert len(seen) > 6
+    assert seen[-1] == 1
 
-    def stop():
+    def stop(share):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, DynamicCache, LlamaForCausalLM
 from transformers.utils import logging
 
-from duoviz import model
+from duoviz import corpus, model, oracle
 from duoviz.model import RandomPolicy
 from duoviz.routes import BIG, SKIP, SMALL
 from duoviz.training import PRESETS
@@ -471,3 +471,18 @@ def test_a_folder_without_tokenizer_still_loads(lm, tmp_path):
     lm.model.save_pretrained(tmp_path)
     assert model.load(tmp_path).tokenizer is None
     assert model.load(ROOT / "data" / "duo-tiny").tokenizer.is_fast
+
+
+def test_a_plain_text_and_any_form_of_route_is_scored():
+    lm = model.load(ROOT / "data" / "duo-tiny")
+    tokens = corpus.encode(lm.tokenizer, "import os")
+    wanted = lm.score(tokens, "B" * 12)
+    for text in ("import os", ["import os"], tokens, tokens.ids):
+        for route in ("all-big", [2] * 12, np.full(12, 2), torch.full((12,), 2)):
+            np.testing.assert_array_equal(lm.score(text, route), wanted)
+    with pytest.raises(ValueError, match="text '' of 0 tokens has nothing to predict"):
+        lm.score("", "all-big")
+    with pytest.raises(ValueError, match=r"routes of shape \(1, 12\): give \[layer\] or"):
+        lm.score("import os", ["B" * 12])
+    found = oracle.predict(lm, tokens, ["B" * 12, "all-small"], seq=0, position=0)
+    np.testing.assert_allclose(found.loss_nats, [wanted[0, 0], lm.score(tokens, "all-small")[0, 0]], atol=1e-5)

@@ -1,7 +1,9 @@
+import math
 from itertools import product
 
 import numpy as np
 import pytest
+import torch
 
 from duoviz import routes
 from duoviz.routes import BIG, SKIP, SMALL, Space
@@ -11,15 +13,13 @@ def all_routes(layers):
     return np.array(list(product((SKIP, SMALL, BIG), repeat=layers)), np.int8)
 
 
-def test_text_and_id_codecs_are_inverse_and_keep_the_order():
+def test_text_and_arrays_are_inverse():
     every = all_routes(4)
     texts = routes.to_texts(every)
     assert texts[5] == "--SB"
-    for number, (route, text) in enumerate(zip(every, texts)):
+    for route, text in zip(every, texts):
         assert routes.to_text(route) == text
         np.testing.assert_array_equal(routes.from_text(text, layers=4), route)
-        assert routes.to_id(route) == number
-        np.testing.assert_array_equal(routes.from_id(number, layers=4), route)
     assert routes.to_texts(np.full((2, 4), -1, np.int8)).tolist() == ["", ""]
 
 
@@ -62,9 +62,9 @@ def test_counts_are_exact_without_enumeration():
 def test_samples_are_different_sorted_and_set_by_the_seed():
     space = Space(6, "-SB", big=3)
     sample = space.sample(50, seed=1)
-    ids = [routes.to_id(r) for r in sample]
-    assert ids == sorted(set(ids))
-    assert len(ids) == 50
+    ids = sample.tolist()
+    assert len(set(map(tuple, ids))) == 50
+    assert ids == sorted(ids)
     assert space.contains(sample).all()
     np.testing.assert_array_equal(sample, space.sample(50, seed=1))
     assert (sample != space.sample(50, seed=2)).any()
@@ -90,12 +90,10 @@ def test_a_ramp_has_the_mean_of_its_ends():
     [
         (lambda: routes.from_text("SBX"), r"holds \['X'\]"),
         (lambda: routes.from_text("SB", layers=3), "has 2 letters: the model has 3 layers"),
-        (lambda: routes.from_id(27, layers=3), "ids run from 0 to 26"),
-        (lambda: routes.check(np.full((2, 3), 3), layers=3), r"values 3\.\.3: allowed are 0 \(skip\)"),
-        (lambda: routes.check(np.ones(3), layers=3), "routes of dtype float64: give integers"),
-        (lambda: routes.check(np.ones((3, 2), int), layers=3), "the last axis must hold 3 layers"),
+        (lambda: routes.parse(np.full((2, 3), 3), layers=3), r"values 3\.\.3: allowed are 0 \(skip\)"),
+        (lambda: routes.parse(np.ones(3), layers=3), "routes of dtype float64: give integers"),
+        (lambda: routes.parse(np.ones((3, 2), int), layers=3), "the last axis must hold 3 layers"),
         (lambda: routes.to_text([2, -1]), r"route \[2, -1\]: give one of"),
-        (lambda: routes.to_id([[2]]), r"route \[\[2\]\]: give one of"),
         (lambda: Space(3, "SX"), "name each allowed letter of '-SB' once"),
         (lambda: Space(3, "SB", big=4), "the model has 3 layers, ask for 0..3"),
         (lambda: Space(3, "SB", big="many"), "give a number"),
@@ -111,3 +109,30 @@ def test_a_ramp_has_the_mean_of_its_ends():
 def test_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("form", [list, tuple, np.array, torch.tensor])
+def test_routes_are_read_in_any_form(form):
+    one = [0, 2, 1]
+    np.testing.assert_array_equal(routes.parse(form(one), layers=3), one)
+    np.testing.assert_array_equal(routes.parse(form([one, one]), layers=3), [one, one])
+    assert routes.parse(form(one), layers=3).dtype == np.int8
+
+
+def test_routes_are_read_as_text_and_by_name():
+    np.testing.assert_array_equal(routes.parse("-BS", layers=3), [0, 2, 1])
+    np.testing.assert_array_equal(routes.parse(["-BS", "all-big"], layers=3), [[0, 2, 1], [2, 2, 2]])
+    for name, choice in (("skip", 0), ("small", 1), ("big", 2)):
+        for form in (name, f"all-{name}"):
+            assert routes.parse(form, layers=5).tolist() == [choice] * 5
+    for wrong, message in (("bigg", "holds"), ([[0, 1], [2]], "differ in length"), ([], "dtype"), (["SB", "SBB"], "3")):
+        with pytest.raises(ValueError, match=message):
+            routes.parse(wrong, layers=2)
+
+
+def test_spaces_of_many_layers_are_counted():
+    assert Space(400, "-SB").count() == 3**400
+    assert Space(2000, "SB", big=5).count() == math.comb(2000, 5)
+    assert Space(2000, "-SB", big=5).count() == math.comb(2000, 5) * 2**1995
+    assert Space(300, "-SB", big="<=1", skip=2).count() == math.comb(300, 2) * (1 + 298)
+    assert Space(900, "-B", skip=450).sample(2, seed=0).shape == (2, 900)

@@ -17,7 +17,7 @@ from duoviz import corpus, figures, training
 from duoviz.families import FAMILIES
 from duoviz.model import DuoCausalLM, RandomPolicy, load
 from duoviz.study import training_rows
-from duoviz.training import PRESETS, Preset, Rows, Stage1
+from duoviz.training import PRESETS, Preset, Rows, Stage1, muon
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = Preset(16, 2, 2, 32, 4, 300, 32, 32 * 4 * 12, 4, 1e-2, 1e-3, warmup=2)
@@ -449,3 +449,33 @@ def test_bad_plans_are_refused(tmp_path, sources):
     (tmp_path / "word.txt").write_text("few words")
     with pytest.raises(ValueError, match="tokens of text: one row needs 32"):
         training.train(plan(tmp_path / "few", (f"file:{tmp_path / 'word.txt'}",)))
+
+
+def test_muon_makes_updates_orthogonal_and_leaves_the_rest_to_adamw():
+    torch.manual_seed(0)
+    for shape in ((3, 8, 8), (8, 32), (32, 8)):
+        x = torch.randn(shape)
+        values = torch.linalg.svdvals(muon.orthogonal(x))
+        assert values.min() > 0.6
+        assert values.max() < 1.3
+        u, _, v = torch.linalg.svd(x, full_matrices=False)
+        assert ((muon.orthogonal(x) - u @ v).norm() / (u @ v).norm()) < 0.3
+    matrices = [torch.nn.Parameter(torch.randn(8, 16)) for _ in range(3)]
+    rest = [torch.nn.Parameter(torch.randn(5))]
+    alone = torch.nn.Parameter(rest[0].detach().clone())
+    before = [one.detach().clone() for one in matrices]
+    together = muon.Muon(matrices, rest, lr=0.01, weight_decay=0.1)
+    adamw = torch.optim.AdamW([alone], lr=0.01, weight_decay=0.0, betas=(0.9, 0.95))
+    gradients = [torch.randn_like(one) for one in matrices]
+    for one, gradient in zip([*matrices, *rest, alone], [*gradients, torch.ones(5), torch.ones(5)]):
+        one.grad = gradient
+    together.step()
+    adamw.step()
+    assert torch.equal(rest[0], alone)
+    for one, was, gradient in zip(matrices, before, gradients):
+        step = 0.02 * 0.2 * 16**0.5
+        torch.testing.assert_close(one, was * (1 - 0.02 * 0.1) - step * muon.orthogonal(gradient))
+        assert one.grad is gradient  # for whoever looks at gradients afterwards
+    again = muon.Muon(matrices, rest, lr=0.01)
+    again.load_state_dict(together.state_dict())
+    torch.testing.assert_close(again.state[matrices[0]]["momentum_buffer"], 0.05 * gradients[0])

@@ -4,13 +4,16 @@
 texts of your own; `packed` makes training rows.
 """
 
-from .blocks import blocks, encode, packed, present, tokenize
+from .blocks import Bos, blocks, encode, packed, present, special_beginning, tokenize
+from .python import SPLIT
 from .sources import HOLDOUT_SHARE, PYTHON, SHIPPED, Document, check, documents, holdout_share, stream
 
 __all__ = [
     "HOLDOUT_SHARE",
     "PYTHON",
     "SHIPPED",
+    "SPLIT",
+    "Bos",
     "Document",
     "blocks",
     "check",
@@ -19,6 +22,7 @@ __all__ = [
     "holdout_share",
     "packed",
     "present",
+    "special_beginning",
     "stream",
     "tokenize",
 ]

@@ -40,7 +40,9 @@ PROSE_PER_PACKAGE = 4_000_000
 SHORTEST = 400
 LONGEST_FILE = 400_000
 SHINGLE = 8
-VERSION = 1
+VERSION = 2
+SPLIT = "name"
+"""What decides on which side a document falls: its name (package and file), the same in all versions of a package."""
 
 
 def rows(in_holdout: Callable[[str], bool]) -> pandas.DataFrame:
@@ -60,7 +62,7 @@ def rows(in_holdout: Callable[[str], bool]) -> pandas.DataFrame:
         found = [row for part in pool.map(_package, ["", *sorted(packages)]) for row in part]
     frame = pandas.DataFrame([*_topics(), *found], columns=["source", "id", "text"])
     frame = frame.drop_duplicates("text", ignore_index=True)
-    frame["split"] = _split(frame["text"].tolist(), in_holdout)
+    frame["split"] = _split(frame["text"].tolist(), [in_holdout(name) for name in frame["id"]])
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     frame.to_parquet(temporary)
@@ -135,9 +137,8 @@ def _topics() -> list[tuple[str, str, str]]:
     return [("python-prose", f"topics/{name}", text.strip()) for name, text in topics.items() if len(text) >= SHORTEST]
 
 
-def _split(texts: list[str], in_holdout: Callable[[str], bool]) -> list[str]:
-    """The split of each text; a train text too near to a holdout text is "dropped"."""
-    held = [in_holdout(text) for text in texts]
+def _split(texts: list[str], held: list[bool]) -> list[str]:
+    """The split of each text, given which are held out; a train text too near to a holdout text is "dropped"."""
     where: dict[int, list[int]] = defaultdict(list)
     sizes: dict[int, int] = {}
     words: dict[str, int] = {}

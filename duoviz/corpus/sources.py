@@ -95,14 +95,19 @@ def stream(source: str, *, split: str = "holdout") -> Iterator[Document]:
     return (document for document in found if document.text.strip())
 
 
-def holdout_share(text: str) -> bool:
-    """Whether the hash of a text puts it into the holdout (a share of `HOLDOUT_SHARE`)."""
-    return _place(text)[0] < HOLDOUT_SHARE
+def holdout_share(name: str) -> bool:
+    """Whether the hash of a document's name puts it into the holdout (a share of `HOLDOUT_SHARE`).
+
+    The name (package and file), not the text: all versions of a document fall on the same side, so that a model trained
+    with one set of packages is evaluated with another without meeting a document it has read in an earlier version.
+    """
+    return _place(name)[0] < HOLDOUT_SHARE
 
 
-def _place(text: str) -> tuple[float, float]:
-    """Two numbers in [0, 1) that the hash of a text gives: one splits train from the rest, one orders and splits the rest."""
-    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+def _place(name: str) -> tuple[float, float]:
+    """Two numbers in [0, 1) from the hash of a document's name: one splits train from the rest, one orders and splits the
+    rest."""
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big") / 2**64, int.from_bytes(digest[8:16], "big") / 2**64
 
 
@@ -118,7 +123,7 @@ def _python(source: str, split: str) -> Iterator[Document]:
     if split == "train":
         yield from (Document(row.id, row.text) for row in rows.itertuples())
         return
-    for place, name, text in sorted((_place(row.text)[1], row.id, row.text) for row in rows.itertuples()):
+    for place, name, text in sorted((_place(row.id)[1], row.id, row.text) for row in rows.itertuples()):
         if (place < CALIBRATION_SHARE) == (split == "calibration"):
             yield Document(name, text)
 

@@ -158,7 +158,9 @@ class Harness(TemplateLM):  # type: ignore[misc]
         """Log-likelihood of whole texts in nats, in windows as the harness cuts them: disjoint, the last one full."""
         owners, pieces = [], []
         for owner, (text,) in enumerate(request.args for request in requests):
-            ids = self.tok_encode(text)
+            ids = self.tok_encode(text, add_special_tokens=False)
+            if ids[:1] == [self.prefix_token_id]:  # a chat template has put it there
+                ids = ids[1:]
             whole, end = np.array([self.prefix_token_id, *ids], np.int64), 0
             routes = ways.drawn(self.way, whole, tokens=len(ids), layers=self.lm.layers)
             for read, targets in get_rolling_token_windows(ids, self.prefix_token_id, self.max_length, context_len=1):

@@ -91,12 +91,14 @@ def perplexity(
     documents: int | None = None,
     batch_size: int = 8,
     split: str = "holdout",
+    bos: corpus.Bos = "auto",
 ) -> Perplexity:
     """Perplexity of a source: every token but a document's first is scored once.
 
     A document is read in windows of `length` tokens that advance by `stride`; of each window after the first only the last
     `stride` predictions count, so each is made with at least `length - stride + 1` tokens of context, or all there are.
-    With `stride=length` the windows are disjoint.
+    With `stride=length` the windows are disjoint. Every window begins with the special tokens that the tokenizer puts before a
+    text; then the document's first token is predicted from them and scored too.
 
     Source: the Transformers guide on perplexity of fixed-length models. Differs: the last token of a window is read too, to
     predict the one after it, so that disjoint windows lose no token; the guide's `max_length` is `length + 1` here.
@@ -110,6 +112,7 @@ def perplexity(
         documents: stop after so many that hold two tokens or more; None for all.
         batch_size: windows in one forward pass; it changes nothing but speed and memory.
         split: as in `corpus.documents`.
+        bos: which special tokens a window begins with, as in `corpus.tokenize`.
 
     Raises:
         ValueError: before anything is computed: no tokenizer, a length outside the context, a stride below 1 or above the
@@ -119,10 +122,11 @@ def perplexity(
     """
     length = min(lm.context, LONGEST) if length is None else length
     stride = max(1, length // 2) if stride is None else stride
-    _check(lm, length, stride, documents, batch_size)
+    first = len(corpus.special_beginning(lm.tokenizer, bos))
+    _check(lm, length - first, stride, documents, batch_size)
     way = ways_.check(lm, way)
-    texts = islice(_texts(lm, source, split), documents)
-    pieces = _pieces(lm, texts, way, length, stride)
+    texts = islice(_texts(lm, source, split, bos), documents)
+    pieces = _pieces(lm, texts, way, length - first, stride, first)
     rows: list[Float32[np.ndarray, "row position"]] = []
     names: list[str] = []
     counts, size = np.zeros(len(LETTERS), np.int64), 0
@@ -169,22 +173,38 @@ def _check(lm: LanguageModel, length: int, stride: int, documents: int | None, b
         raise ValueError(f"batch_size {batch_size}: at least 1 window in one forward pass is needed")
 
 
-def _texts(lm: LanguageModel, source: str, split: str) -> Iterator[tuple[Int64[np.ndarray, " token"], int]]:
-    """Token ids of each document with something to predict, and the bytes after its first token."""
+def _texts(
+    lm: LanguageModel, source: str, split: str, bos: corpus.Bos
+) -> Iterator[tuple[Int64[np.ndarray, " token"], int]]:
+    """Token ids of each document with something to predict, and the bytes of what is predicted of it."""
+    first = len(corpus.special_beginning(lm.tokenizer, bos))
     for document in corpus.stream(source, split=split):
-        ids, offsets = corpus.tokenize(lm.tokenizer, document.text)
-        if len(ids) > 1:
-            yield np.array(ids, np.int64), len(document.text[offsets[0][1] :].encode("utf-8", "surrogatepass"))
+        ids, offsets = corpus.tokenize(lm.tokenizer, document.text, bos=bos)
+        if len(ids) > max(1, first):
+            start = 0 if first else offsets[0][1]
+            yield np.array(ids, np.int64), len(document.text[start:].encode("utf-8", "surrogatepass"))
 
 
 def _pieces(
-    lm: LanguageModel, texts: Iterable[tuple[np.ndarray, int]], way: Way, length: int, stride: int
+    lm: LanguageModel, texts: Iterable[tuple[np.ndarray, int]], way: Way, length: int, stride: int, first: int
 ) -> Iterator[tuple[str, int, Piece]]:
-    """Every window of every document: the document's number, its bytes (once, else 0) and what is read."""
+    """Every window of every document: the document's number, its bytes (once, else 0) and what is read.
+
+    Args:
+        lm, texts, way, stride: as in `perplexity`.
+        length: tokens of a window after the special ones.
+        first: special tokens that a document, and so every window, begins with.
+    """
     for number, (ids, size) in enumerate(texts):
         routes = ways_.drawn(way, ids, tokens=len(ids) - 1, layers=lm.layers)
-        for begin, end, scored in windows(len(ids) - 1, length=length, stride=stride):
-            yield str(number), 0 if begin else size, Piece.cut(ids, routes, begin=begin, end=end, scored=scored)
+        text = max(
+            1, len(ids) - 1 - first
+        )  # tokens that are read; one that follows only special ones is predicted alone
+        for begin, end, scored in windows(text, length=length, stride=stride):
+            places = {"begin": begin + first, "end": min(end + first, len(ids) - 1), "scored": scored + first}
+            if begin == 0:
+                places |= {"begin": 0, "scored": max(0, first - 1)}
+            yield str(number), 0 if begin else size, Piece.cut(ids, routes, first=first, **places)
 
 
 def _rows(losses: Float32[np.ndarray, " scored"], width: int) -> Float32[np.ndarray, "row position"]:

@@ -113,7 +113,7 @@ def check(lm: LanguageModel, way: Way) -> Way:
                 f"{describe(way)} chooses {missing}: this model has only {lm.choices!r} (a dense model has no small FFN)"
             )
         return way
-    route = routes_.check(way, layers=lm.layers)
+    route = routes_.parse(way, layers=lm.layers)
     if route.ndim != 1:
         raise ValueError(f"a way of shape {route.shape}: give one route [layer], a RandomPolicy or a router")
     lm.spread(route, Tokens.of(np.zeros((1, 2), np.int64)))  # says which choices the model does not have
@@ -163,7 +163,7 @@ def drawn(
     if isinstance(way, RandomPolicy):
         seed = zlib.crc32(np.asarray(key, np.int64).tobytes(), way.seed & 0xFFFFFFFF)
         return replace(way, seed=seed).routes(1, tokens, layers)[0].numpy()
-    return np.broadcast_to(routes_.check(way, layers=layers), (tokens, layers))
+    return np.broadcast_to(routes_.parse(way, layers=layers), (tokens, layers))
 
 
 @dataclass(frozen=True)
@@ -189,6 +189,7 @@ class Piece:
         begin: int,
         end: int,
         scored: int,
+        first: int = 0,
     ) -> Piece:
         """Tokens `begin` to `end` (not included) of a text, of whose predictions those from token `scored` on count.
 
@@ -196,9 +197,11 @@ class Piece:
             ids: the whole text, with the last token, which is only predicted.
             routes: of every token but the last.
             begin, end, scored: places in the text.
+            first: tokens of the text's beginning (special ones) that are read before `begin` in any case.
         """
         ids = np.asarray(ids, np.int64)
-        return cls(ids[begin:end], ids[scored + 1 : end + 1], None if routes is None else routes[begin:end])
+        read = np.r_[: min(first, begin), begin:end]
+        return cls(ids[read], ids[scored + 1 : end + 1], None if routes is None else routes[read])
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, Int8
 
+from ..progress import Watch
 from ..records import Curve, Landscape, Predictions, Tokens
-
-Watch = Callable[[float], None]
-"""Told the share that is done, between 0 and 1; what it raises ends the work."""
 
 
 class Cancelled(Exception):

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
-from .analysis import Analysis, Cancelled, Watch
+from ..progress import Watch
+from .analysis import Analysis, Cancelled
 
 
 def in_turn(turn: AbstractContextManager[object], work: Callable[..., None]) -> Callable[..., None]:

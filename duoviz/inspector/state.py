@@ -140,7 +140,7 @@ class Inspector(Reading):
         Raises:
             ValueError: no token is selected, or a route that the model does not have.
         """
-        taken = routes_.check(route, layers=self._found.layers)
+        taken = routes_.parse(route, layers=self._found.layers)
         if taken.ndim != 1 or taken.min() < 0:
             raise ValueError(
                 f"route of shape {taken.shape}, values from {taken.min()}: give one choice 0, 1 or 2 a layer"

@@ -16,10 +16,13 @@ from jaxtyping import Float, Float32, Int8, Int64
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from .. import corpus
 from .. import routes as routes_
 from ..records import Tokens
 from .duo import DuoCausalLM, DuoOutput
 
+Text = Tokens | np.ndarray | str | list[str] | tuple[str, ...]
+"""What a model reads."""
 _NOT_THE_MODEL = ("_name_or_path", "architectures", "dtype", "transformers_version", "use_cache")
 """Fields of a configuration that say how a model was stored or is run, not what it is."""
 
@@ -117,12 +120,17 @@ class LanguageModel:
             digest.update(rounded.view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:12]
 
-    def check(self, tokens: Tokens | np.ndarray) -> Tokens:
-        """The tokens as a record that this model can read.
+    def check(self, tokens: Text) -> Tokens:
+        """What is to be read as a record that this model can read.
+
+        Args:
+            tokens: `Tokens`, int64 `[seq, token]`, or a text or several, each of which becomes a sequence.
 
         Raises:
-            ValueError: ids outside the vocabulary, or a text longer than the context.
+            ValueError: ids outside the vocabulary, a text without anything to predict or longer than the context.
         """
+        if isinstance(tokens, str | list | tuple):
+            tokens = corpus.encode(self.tokenizer, tokens)
         tokens = Tokens.of(tokens)
         low, high = int(tokens.ids.min()), int(tokens.ids.max())
         if low < 0 or high >= self.vocab:
@@ -131,18 +139,18 @@ class LanguageModel:
             raise ValueError(f"a text of {length} tokens: the model's context is {self.context}, give a shorter length")
         return tokens
 
-    def spread(self, routes: str | np.ndarray, tokens: Tokens) -> Int8[np.ndarray, "seq token layer"]:
+    def spread(self, routes: routes_.Routes, tokens: Tokens) -> Int8[np.ndarray, "seq token layer"]:
         """Routes for every input token; the last token of a text, which predicts nothing, and unscored ones go big.
 
         Args:
-            routes: `"BBSS..."`, int8 `[layer]` or `[seq, position, layer]`.
+            routes: `[layer]` or `[seq, position, layer]`, in any form of `duoviz.routes.parse`.
             tokens: the texts.
 
         Raises:
             ValueError: an unknown letter, a choice the model does not have, a wrong shape, or -1 for anything but a whole
                 route of a position that is not scored.
         """
-        array = routes_.check(routes, layers=self.layers)
+        array = routes_.parse(routes, layers=self.layers)
         if unknown := {routes_.LETTERS[choice] for choice in np.unique(array[array >= 0])} - set(self.choices):
             raise ValueError(
                 f"routes choose {sorted(unknown)}: this model has only {self.choices!r} (a dense model has no small FFN)"
@@ -212,8 +220,8 @@ class LanguageModel:
     @torch.no_grad()
     def score(
         self,
-        tokens: Tokens | np.ndarray,
-        routes: str | np.ndarray,
+        tokens: Text,
+        routes: routes_.Routes,
         *,
         batch_size: int = 8,
         targets: Int64[np.ndarray, "seq position"] | None = None,
@@ -221,8 +229,8 @@ class LanguageModel:
         """Loss of every next token in nats, from one ordinary forward pass with the given routes.
 
         Args:
-            tokens: `Tokens` or int64 `[seq, token]`.
-            routes: `"BBSS..."`, int8 `[layer]` or `[seq, position, layer]`.
+            tokens: `Tokens`, int64 `[seq, token]`, or a text or several.
+            routes: `"BBSS..."`, `"all-big"`, `[layer]` or `[seq, position, layer]` (see `duoviz.routes.parse`).
             batch_size: sequences in one forward pass; it changes nothing but speed and memory.
             targets: score these tokens instead of the true next ones.
 

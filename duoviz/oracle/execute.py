@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache, partial
+from itertools import product
 
 import numpy as np
 
 from ..branching import Trie
 from ..model import LanguageModel
+from ..progress import bar
+from ..progress import part as part_of
 from ..records import Effort, Tokens
 from ..routes import Space
 from .cost import flops
@@ -56,16 +60,30 @@ def execute(
     committed, guides = way.context == "committed", way.method[0] in METHODS
     goals, groups = range(len(objectives)), range(len(spaces_at[0]))
     best, total = Best.empty(len(goals), len(groups), tokens, lm.layers), np.zeros(3)
-    for rows in lm.batches(tokens, way.setting.batch_size):
-        for some_goals in [[o] for o in goals] if committed or guides else [list(goals)]:
-            for some in [[g] for g in groups] if committed and not guides else [list(groups)]:
-                wanted = [[spaces[g] for g in some] for spaces in spaces_at]
-                compute = partial(_part, lm, tokens[rows], wanted, [objectives[o] for o in some_goals], way)
-                made = keep(f"{PART}-{rows.start}-{way.setting.batch_size}-{some_goals[0]}-{some[0]}", compute)
-                at = np.ix_(some_goals, some, range(len(tokens))[rows])
-                for field in FIELDS:
-                    getattr(best, field)[at] = made[field]
-                total += made["effort"]
+    size = way.setting.batch_size
+    parts = list(
+        product(
+            lm.batches(tokens, size),
+            [[o] for o in goals] if committed or guides else [list(goals)],
+            [[g] for g in groups] if committed and not guides else [list(groups)],
+        )
+    )
+    with bar(f"{' and '.join(o.name for o in objectives)} by {way.method[0]}", quiet=way.setting.quiet) as shown:
+
+        def watch(share: float) -> None:
+            way.setting.watch(share)
+            shown(share)
+
+        for number, (rows, some_goals, some) in enumerate(parts):
+            wanted = [[spaces[g] for g in some] for spaces in spaces_at]
+            own = replace(way, setting=replace(way.setting, watch=part_of(watch, number, len(parts))))
+            compute = partial(_part, lm, tokens[rows], wanted, [objectives[o] for o in some_goals], own)
+            made = keep(f"{PART}-{rows.start}-{size}-{some_goals[0]}-{some[0]}", compute)
+            watch((number + 1) / len(parts))
+            at = np.ix_(some_goals, some, range(len(tokens))[rows])
+            for field in FIELDS:
+                getattr(best, field)[at] = made[field]
+            total += made["effort"]
     return best, Effort(total[0] / max(1, tokens.scored.sum()), total[1], total[2])
 
 

@@ -11,6 +11,8 @@ from jaxtyping import Float32, Int8, Int64
 
 from ..branching import Branches
 from ..model import LanguageModel
+from ..progress import Watch
+from ..progress import part as part_of
 from ..records import Tokens
 from ..routes import Space
 from .leaves import exact, refuse_nan
@@ -41,10 +43,11 @@ def guided(
     for step in range(tokens.scored.shape[1]) if committed else [None]:
         now = slice(None) if step is None else positions == step
         asked = _Questions(copy[now], seqs[now], positions[now], len(tokens), copies)
-        best.tried += _search(losses, asked, spaces_at, way, best)
+        watch = part_of(way.setting.watch, step or 0, tokens.scored.shape[1] if committed else 1)
+        best.tried += _search(losses, asked, spaces_at, way, best, watch)
         if step is not None:
             commit(branches, step, best.routes[0, :, :, step].reshape(-1, lm.layers))
-        way.setting.watch()
+        watch(1.0)
     best.work = branches.work
     return best
 
@@ -102,10 +105,18 @@ def _search(
     spaces_at: Sequence[Sequence[Space]],
     way: Way,
     best: Best,
+    watch: Watch,
 ) -> int:
     """Search the questions in all their spaces and write what is best; returns how many routes were tried."""
     name, number = way.method
-    tried = Tried(lambda rows, routes: losses(asked, rows, routes)[:, losses.minimised], best.routes.shape[-1])
+    most = sum(METHODS[name].tries(space, number) for space in spaces_at[0]) * max(1, len(asked.seqs)) / asked.number
+
+    def evaluate(rows: np.ndarray, routes: np.ndarray) -> np.ndarray:
+        found = losses(asked, rows, routes)[:, losses.minimised]
+        watch(min(1.0, (len(tried.losses) + len(rows)) / most))  # about: questions differ, and the spaces share routes
+        return found
+
+    tried = Tried(evaluate, best.routes.shape[-1])
     tasks = []
     for group in range(len(spaces_at[0])):
         own = np.flatnonzero(asked.copies == group) if asked.number > 1 else np.arange(len(asked.seqs))

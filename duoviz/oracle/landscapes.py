@@ -11,8 +11,10 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float32, Float64, Int8
 
+from .. import routes as routes_
 from ..branching import Branches, Trie
 from ..model import LanguageModel
+from ..progress import bar
 from ..records import Predictions, Tokens
 from ..routes import Space
 from .cost import check_cost, estimate
@@ -52,7 +54,7 @@ def landscape(
 def predict(
     lm: LanguageModel,
     tokens: Tokens | np.ndarray,
-    routes: Int8[np.ndarray, "route layer"],
+    routes: routes_.Routes,
     *,
     seq: int,
     position: int,
@@ -63,7 +65,7 @@ def predict(
 
     Args:
         lm, tokens, seq, position, context: as in `landscape`.
-        routes: which; one may stand there several times.
+        routes: `[route, layer]` in any form of `duoviz.routes.parse`; one may stand there several times.
         top: how many of the likeliest next tokens are named.
 
     Raises:
@@ -71,6 +73,7 @@ def predict(
     """
     one, taken = _at(lm, tokens, seq, position, context)
     one = one.cut(position + 2)
+    routes = routes_.parse(routes, layers=lm.layers).reshape(-1, lm.layers)
     lm.spread(
         routes[:, None], Tokens.of(np.zeros((len(routes), 2), np.int64))
     )  # refuses routes that are not the model's
@@ -145,15 +148,18 @@ def landscapes(
     check_cost(estimate(lm, tokens, space) / tokens.scored.sum() * len(tokens) * len(positions), setting.max_flops)
     goals = [Objective.of(text) for text in objectives]
     found = np.full((len(goals), len(tokens), len(positions), space.count()), np.nan, np.float32)
-    for rows in lm.batches(tokens, setting.batch_size):
-        few = tokens[rows]
-        branches = Branches(lm, few.ids, np.ascontiguousarray(context[rows]), width=setting.width)
-        wanted = columns(lm, few, goals)
-        places = [wanted.index(goal.minimises) for goal in goals]
-        for number, position in enumerate(positions):
-            values = leaf_losses(branches, position, space_trie(space), wanted)[..., places]
-            scored = few.scored[:, position]
-            found[:, rows, number][:, scored] = refuse_nan(values[scored]).permute(2, 0, 1).cpu().numpy()
+    batches = lm.batches(tokens, setting.batch_size)
+    with bar(f"landscapes of {len(tokens) * len(positions):,} positions", quiet=setting.quiet) as shown:
+        for batch, rows in enumerate(batches):
+            few = tokens[rows]
+            branches = Branches(lm, few.ids, np.ascontiguousarray(context[rows]), width=setting.width)
+            wanted = columns(lm, few, goals)
+            places = [wanted.index(goal.minimises) for goal in goals]
+            for number, position in enumerate(positions):
+                values = leaf_losses(branches, position, space_trie(space), wanted)[..., places]
+                scored = few.scored[:, position]
+                found[:, rows, number][:, scored] = refuse_nan(values[scored]).permute(2, 0, 1).cpu().numpy()
+                shown((batch + (number + 1) / len(positions)) / len(batches))
     return found
 
 

@@ -8,7 +8,7 @@ Paper: arXiv 2410.10846, section 2, stage 2. Differs: the paper does not say how
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,6 +19,7 @@ from torch import Tensor
 from .. import routes as routes_
 from ..branching import Branches, Trie, Work
 from ..model import LanguageModel
+from ..progress import Watch, unwatched
 from ..records import Tokens
 from ..routes import BIG, Space
 from .leaves import TIE_NATS, leaf_losses, refuse_nan
@@ -29,10 +30,6 @@ WIDTH = 32_768
 MAX_FLOPS = 1e15
 
 
-def unwatched() -> None:
-    """Nobody is told."""
-
-
 @dataclass(frozen=True)
 class Setting:
     """How a search runs; nothing here changes its result beyond rounding.
@@ -41,8 +38,9 @@ class Setting:
         batch_size: texts in lockstep.
         width: nodes held at a time (see `Branches`): with the head it bounds the memory.
         max_flops: a search that would cost more is refused.
-        watch: called after each position of each pass, or each pass of a method that does not enumerate; what it raises
-            ends the search.
+        watch: told the share of the search that is done, after each position or round of candidates; what it raises ends the
+            search.
+        quiet: show no progress bar.
 
     Raises:
         ValueError: a number that is not above 0.
@@ -51,7 +49,8 @@ class Setting:
     batch_size: int = 8
     width: int = WIDTH
     max_flops: float = MAX_FLOPS
-    watch: Callable[[], None] = unwatched
+    watch: Watch = unwatched
+    quiet: bool = False
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "width", "max_flops"):
@@ -130,15 +129,13 @@ def reference_routes(lm: LanguageModel, context: str) -> Int8[np.ndarray, " laye
         ValueError: an unknown context.
     """
     name, _, route = context.partition(":")
-    if context in ("committed", "uniform") or (name == "reference" and route == "big"):
+    if context in ("committed", "uniform"):
         return np.full(lm.layers, BIG, np.int8)
-    if name == "reference" and route == "small":
-        return np.full(lm.layers, routes_.SMALL, np.int8)
     if name != "reference" or not route:
         raise ValueError(
             f"context {context!r}: allowed are committed, uniform, reference:big, reference:small, reference:<route>"
         )
-    return routes_.from_text(route, layers=lm.layers)
+    return routes_.parse(route, layers=lm.layers)
 
 
 def check_space(lm: LanguageModel, space: Space) -> None:
@@ -184,7 +181,7 @@ def left_to_right(
                     best.put((o, g, scored, position), *_choose(values, group, *places))
         if context == "committed":
             commit(branches, position, best.routes[0, 0, :, position])
-        setting.watch()
+        setting.watch((position + 1) / len(groups_at))
     best.work = branches.work
     return best
 
@@ -218,7 +215,7 @@ def uniform(lm: LanguageModel, tokens: Tokens, groups: Sequence[Group], setting:
     """Groups of one trie under `uniform`: every route is run over the whole text."""
     best, routes = Best.empty(1, len(groups), tokens, lm.layers), groups[0].trie.routes
     best.tried, best.work = int(tokens.scored.sum()) * len(routes), uniform_work(tokens, routes)
-    losses = torch.from_numpy(uniform_losses(lm, tokens, routes, batch_size=setting.batch_size))
+    losses = torch.from_numpy(uniform_losses(lm, tokens, routes, batch_size=setting.batch_size, watch=setting.watch))
     for seq, position in np.argwhere(tokens.scored):
         values = refuse_nan(losses[:, seq, position][None, :, None])
         for g, group in enumerate(groups):

@@ -7,13 +7,19 @@ from jaxtyping import Float32, Int8
 
 from ..branching import Trie, Work, uniform_leaves
 from ..model import LanguageModel
+from ..progress import Watch, bar, unwatched
 from ..records import Tokens
 from ..routes import BIG, SMALL, Space, by_big
 from .cost import check_cost, estimate
 
 
 def uniform_losses(
-    lm: LanguageModel, tokens: Tokens | np.ndarray, routes: Int8[np.ndarray, "route layer"], *, batch_size: int = 8
+    lm: LanguageModel,
+    tokens: Tokens | np.ndarray,
+    routes: Int8[np.ndarray, "route layer"],
+    *,
+    batch_size: int = 8,
+    watch: Watch = unwatched,
 ) -> Float32[np.ndarray, "route seq position"]:
     """Losses in nats when all tokens of a text take one route, for routes in lexicographic order.
 
@@ -23,8 +29,9 @@ def uniform_losses(
     found = np.empty((len(routes), *tokens.scored.shape), np.float32)
     for start in range(0, len(tokens), batch_size):
         part = tokens[start : start + batch_size]
-        for leaf, hidden in uniform_leaves(lm, part.ids, trie):
+        for number, (leaf, hidden) in enumerate(uniform_leaves(lm, part.ids, trie), 1):
             found[leaf, start : start + batch_size] = lm.losses(hidden, part)
+            watch((start + len(part) * number / len(routes)) / len(tokens))
     return found
 
 
@@ -65,7 +72,8 @@ def fixed(
     few = [s.count() if candidates is None else min(candidates, s.count()) for s in spaces]
     routes = np.concatenate([s.sample(n, seed=seed) for s, n in zip(spaces, few)])
     routes = routes[np.lexsort(routes.T[::-1])]
-    means = np.nanmean(uniform_losses(lm, tokens, routes), axis=(1, 2))
+    with bar(f"the best of {len(routes):,} fixed routes") as watch:
+        means = np.nanmean(uniform_losses(lm, tokens, routes, watch=watch), axis=(1, 2))
     bigs = (routes == BIG).sum(1)
     return np.stack([routes[bigs == k][means[bigs == k].argmin()] for k in range(lm.layers + 1)])
 

@@ -12,8 +12,9 @@ from jaxtyping import Float32, Int8
 
 from .. import corpus, oracle, routes
 from ..inspector import Analysis, Question
-from ..inspector.analysis import Routed, Watch
+from ..inspector.analysis import Routed
 from ..oracle import AUTO_EXHAUSTIVE
+from ..progress import Watch
 from ..records import Curve, Landscape, Predictions, Tokens
 from .study import CARRIED, OBJECTIVES, Study
 
@@ -68,15 +69,7 @@ class Inspection:
         if question.context == "uniform":
             raise ValueError("context 'uniform' has no landscape of one token: take committed or reference:<route>")
         committed = question.context == "committed"
-        passes = len(OBJECTIVES) * (self.lm.layers + 1) if committed else 1
-        steps, done = passes * tokens.scored.shape[1] * -(-len(tokens) // BATCH), 0
-
-        def step() -> None:
-            nonlocal done
-            done += 1
-            watch(min(1.0, done / steps))
-
-        setting = oracle.Setting(batch_size=BATCH, watch=step)
+        setting = oracle.Setting(batch_size=BATCH, watch=watch, quiet=True)
         ways: dict[str, Any] = {
             "context": question.context,
             "method": self.study.method(question.choices),

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .. import corpus, frames, oracle, records, router, routes, store
+from .. import corpus, frames, oracle, progress, records, router, routes, store
 from ..inspector import Inspector, Question
 from ..model import DuoConfig, LanguageModel, configuration, load
 from ..oracle.methods import parse as parse_method
@@ -115,12 +115,16 @@ class Study:
             method = RANDOM  # the searches follow one token's routes, not a whole text's
         ways: dict[str, Any] = {"context": context, "method": method, "choices": choices}
 
+        groups: list[tuple[str, ...]]
+        groups = [(name,) for name in objectives] if context == "committed" else [objectives]
+
         def compute(names: tuple[str, ...], keep: oracle.Keep) -> dict[str, pd.DataFrame]:
-            found = oracle.survey(self.lm, tokens, objectives=names, setting=setting, seed=self.seed, keep=keep, **ways)
+            own = replace(setting, watch=progress.part(setting.watch, groups.index(names), len(groups)))
+            found = oracle.survey(self.lm, tokens, objectives=names, setting=own, seed=self.seed, keep=keep, **ways)
             return {name.replace(":", "-"): frames.curve(curve, tokens) for name, curve in found.items()}
 
         tables: dict[str, pd.DataFrame] = {}
-        for names in [(name,) for name in objectives] if context == "committed" else [objectives]:
+        for names in groups:
             drawn = method != "exhaustive" or any(name.startswith(oracle.SAMPLED) for name in names)
             asked = {**_text(tokens), **ways, "objectives": names, "seed": self.seed if drawn else None}
             tables |= self._cached("survey", asked, partial(compute, names))

@@ -38,7 +38,7 @@ a vocabulary of {shape.vocab:,}, trained on rows of {shape.context} tokens.
 It was made to be studied, not to be used: it knows only what it has read.""",
         *_cuts(legs),
         f"{trained} {took} {_held(legs)}",
-        "AdamW (0.9, 0.95), weight decay 0.1, gradients clipped at 1.",
+        _optimizers(legs),
         *(_leg(leg, f"Leg {number}: " if len(legs) > 1 else "") for number, leg in enumerate(legs, 1)),
         f"""| holdout (at most {HELD_ROWS} rows of {shape.context} tokens), policy | loss, nats per token |
 |---|---|
@@ -67,6 +67,18 @@ def _cuts(legs: list[dict[str, Any]]) -> list[str]:
     return found
 
 
+def _optimizers(legs: list[dict[str, Any]]) -> str:
+    """What moved the weights."""
+    named = dict.fromkeys(leg["optimizer"] for leg in legs)
+    words = {
+        "adamw": "AdamW",
+        "muon": "Muon for the hidden matrices (at twice the learning rate) and AdamW for the rest",
+    }
+    return (
+        f"{' and '.join(words[name] for name in named)}, betas (0.9, 0.95), weight decay 0.1, gradients clipped at 1."
+    )
+
+
 def _held(legs: list[dict[str, Any]]) -> str:
     """What was kept out of training."""
     sources = list(dict.fromkeys(source for leg in legs for source in leg["sources"]))
@@ -74,10 +86,11 @@ def _held(legs: list[dict[str, Any]]) -> str:
     read = "Every 25th row of {} was held out.".format(" and ".join(own)) if own else ""
     if len(own) == len(sources):
         return read
+    split = " or ".join(dict.fromkeys(leg["split"] for leg in legs))
     return (
         "The python sources are docstrings and sources of the standard library and of the\n"
-        "installed packages, read where they are installed. Documents whose hash falls into the holdout (4 %), and\n"
-        f"near-duplicates of those, were never trained on; neither was the shipped text. {read}"
+        f"installed packages, read where they are installed. Documents the hash of whose {split} falls into the holdout\n(4 %), "
+        f"and near-duplicates of those, were never trained on; neither was the shipped text. {read}"
     ).strip()
 
 
@@ -120,6 +133,8 @@ def _command(leg: dict[str, Any]) -> str:
         given["--preset"] = names[0]
     if leg["start"]:
         given["--start"] = leg["start"]
+    if leg["optimizer"] != "adamw":
+        given["--optimizer"] = leg["optimizer"]
     if shape.tokens != PRESETS[names[0]].tokens:
         given["--tokens"] = shape.tokens
     if shape.big != PRESETS[names[0]].big:

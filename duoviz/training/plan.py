@@ -15,6 +15,7 @@ from .. import corpus
 from ..families import FAMILIES, family
 from ..model.duo import DuoConfig, RandomPolicy, config_for
 
+OPTIMIZERS = ("adamw", "muon")
 ROW = 256
 """Tokens of a training row at most, for a model that is there."""
 
@@ -168,6 +169,7 @@ class Stage1:
         save_every: steps.
         start: a Duo folder to start from instead of random weights; the learning rate is warmed up again.
         frozen: train the small FFNs alone.
+        optimizer: `"adamw"`, or `"muon"` for the hidden matrices (see `duoviz.training.muon`).
         distil: weight of the divergence from the start's own all-big predictions, against the cross-entropy: 0 to 1.
         gradient_checkpointing: recompute activations to save memory.
 
@@ -187,6 +189,7 @@ class Stage1:
     save_every: int = 100
     start: Path | None = None
     frozen: bool = False
+    optimizer: str = "adamw"
     distil: float = 0.0
     gradient_checkpointing: bool = False
 
@@ -201,6 +204,8 @@ class Stage1:
                 raise ValueError(f"{source} is the evaluation text and never trained on: give another source")
         if self.start is not None and not Path(self.start).is_dir():
             raise FileNotFoundError(f"start {self.start}: there is no such folder")
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(f"optimizer {self.optimizer!r}: allowed are {', '.join(OPTIMIZERS)}")
         if not 0 <= self.distil <= 1:
             raise ValueError(f"distil {self.distil}: give 0 (the text alone) to 1 (the big model's predictions alone)")
         if (self.frozen or self.distil) and self.start is None:
@@ -231,6 +236,8 @@ class Stage1:
             "seed": self.seed,
             "micro_rows": self.micro_rows,
             "frozen": self.frozen,
+            "optimizer": self.optimizer,
+            "split": corpus.SPLIT,
             "distil": self.distil,
             "conversion": self._conversion(),
             "steps": steps,
@@ -249,12 +256,13 @@ class Stage1:
         Raises:
             ValueError: it holds a run of another plan.
         """
-        kept = ("preset", "sources", "policy", "seed", "micro_rows", "start", "frozen", "distil")
+        kept = ("preset", "sources", "policy", "seed", "micro_rows", "start", "frozen", "distil", "optimizer")
         facts = json.loads(
             json.dumps({name: value for name, value in asdict(self).items() if name in kept}, default=str)
         )
         path = self.out / "plan.json"
         known = json.loads(path.read_text()) if path.is_file() else facts
+        known = {"optimizer": "adamw", **known}  # of a time when there was no other
         changed = [f"{name}={known.get(name)!r}" for name in kept if known.get(name) != facts[name]]
         if changed:
             raise ValueError(f"{self.out} holds a run with {', '.join(changed)}: repeat that, or give another folder")
@@ -321,6 +329,8 @@ def _leg(facts: dict[str, Any], name: str) -> dict[str, Any]:
         "name": facts.get("name", name),
         "start": facts.get("start"),
         "frozen": facts.get("frozen", False),
+        "optimizer": facts.get("optimizer", "adamw"),
+        "split": facts.get("split", "text"),
         "distil": facts.get("distil", 0.0),
         "conversion": facts.get("conversion"),
         "preset": asdict(Preset(**facts["preset"])),

@@ -18,6 +18,7 @@ from ..model.duo import CLASSES, DuoCausalLM, RandomPolicy
 from ..model.loading import load_model
 from ..routes import BIG, SMALL
 from .card import card
+from .muon import Muon
 from .plan import Stage1
 from .text import Rows, held_out, rows_of, tokenizer_of
 
@@ -35,14 +36,31 @@ class DuoTrainer(Trainer):
         held: dict[str, Tensor],
         distil: float = 0.0,
         teacher: DuoCausalLM | None = None,
+        muon: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.policy, self.held, self.distil = policy, held, distil
+        self.policy, self.held, self.distil, self.muon = policy, held, distil, muon
         self.teacher = None if teacher is None else teacher.to(self.args.device)
 
     def _get_train_sampler(self, *args: Any) -> torch.utils.data.Sampler:
         return torch.utils.data.SequentialSampler(self.train_dataset)
+
+    def create_optimizer(self, *args: Any) -> torch.optim.Optimizer:
+        """AdamW of `Trainer`, or Muon where the plan says so."""
+        if self.optimizer is None and self.muon:
+            trained = [(name, one) for name, one in self.model.named_parameters() if one.requires_grad]
+            ends = {
+                id(one)
+                for end in (self.model.get_input_embeddings(), self.model.get_output_embeddings())
+                for one in end.parameters()
+            }
+            hidden = [one for _, one in trained if one.ndim == 2 and id(one) not in ends]
+            known = {id(one) for one in hidden}
+            self.optimizer = Muon(
+                hidden, [one for _, one in trained if id(one) not in known], lr=self.args.learning_rate
+            )
+        return super().create_optimizer(*args)
 
     def compute_loss(
         self,
@@ -163,6 +181,7 @@ def train(plan: Stage1, *, max_steps: int | None = None) -> Path:
         held=held_out(rows["holdout"]),
         distil=plan.distil,
         teacher=teacher,
+        muon=plan.optimizer == "muon",
         callbacks=[_StopAt(max_steps)] if max_steps else None,
     )
     checkpoint = last_checkpoint(plan.out)
