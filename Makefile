@@ -20,7 +20,7 @@ unit: $(READY) $(EVAL)
 
 pages: $(READY)  # whole reports, what is seen of them in a browser, and that notebooks still print what is in them
 	$(BIN)/python -m pytest tests/test_report.py tests/test_browser_*
-	$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-sanitize-with tests/notebook-numbers.cfg notebooks
+	$(BIN)/python -m pytest -p tests.notebook_numbers --nbval-lax --nbval-current-env notebooks
 
 bench: $(READY)  ## the benchmarks as a table and runs/bench.json
 	$(BIN)/python -m duoviz bench

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -30,36 +30,54 @@ Documents = Annotated[int, typer.Option(help="Number of documents; one block of 
 Length = Annotated[int, typer.Option(help="Tokens of a block.")]
 Sources = Annotated[str, typer.Option(help="Corpus sources of training text in equal parts, separated by commas.")]
 MicroRows = Annotated[int, typer.Option(help="Sequences in one forward pass.")]
+Bos = Annotated[
+    str,
+    typer.Option(help="Begin-of-text token: auto (as the tokenizer begins a text), yes or no.", metavar="auto|yes|no"),
+]
 Seed = Annotated[int, typer.Option(help="Seed of every draw.")]
 
 
-def _command(function: Callable) -> Callable:
-    """A subcommand whose bad input ends in one line on stderr and exit status 2."""
+def _command(kept: str) -> Callable[[Callable], Callable]:
+    """A subcommand whose bad input ends in one line on stderr and exit status 2, and Ctrl-C in one that says how to go on.
 
-    @app.command()
-    @wraps(function)
-    def run(*args: Any, **kwargs: Any) -> None:
-        try:
-            function(*args, **kwargs)
-        except (ValueError, OSError) as error:
-            typer.secho(f"error: {error}", fg="red", err=True)
-            raise typer.Exit(2) from error
+    Args:
+        kept: what is kept of work that was cut off, with the names of the command's options in braces.
+    """
 
-    return run
+    def made(function: Callable) -> Callable:
+        @app.command()
+        @wraps(function)
+        def run(*args: Any, **kwargs: Any) -> None:
+            try:
+                function(*args, **kwargs)
+            except (ValueError, OSError) as error:
+                typer.secho(f"error: {error}", fg="red", err=True)
+                raise typer.Exit(2) from error
+            except KeyboardInterrupt as error:
+                typer.secho(f"\nstopped: {kept.format(**kwargs)}", fg="yellow", err=True)
+                raise typer.Exit(130) from error
+
+        return run
+
+    return made
 
 
-@_command
+@_command("nothing was written; repeat the command")
 def score(
     text: Annotated[str, typer.Option(help="The text to score.")],
-    route: Annotated[str, typer.Option(help="One letter per layer, layer 0 first: - skip, S small, B big.")],
+    route: Annotated[
+        str,
+        typer.Option(help="One letter per layer, layer 0 first: - skip, S small, B big; or all-big, all-small, ..."),
+    ] = "all-big",
     model: Model = str(SHIPPED),
+    bos: Bos = "auto",
     out: Annotated[Path | None, typer.Option(help="Write the losses as parquet.")] = None,
 ) -> None:
     """Loss of every token of a text under one route."""
     from . import corpus, frames, study
 
     lm = study.Study(model=model).lm
-    tokens = corpus.encode(lm.tokenizer, text)
+    tokens = corpus.encode(lm.tokenizer, text, bos=_bos(bos))
     table = frames.token_losses(tokens, {"loss": lm.score(tokens, route)})
     print(table[["position", "target", "loss_nats"]].to_string(index=False))
     print(f"mean loss {table['loss_nats'].mean():.4f} nats over {len(table)} tokens")
@@ -68,7 +86,7 @@ def score(
         table.to_parquet(out)
 
 
-@_command
+@_command("finished batches of texts are kept in {out}; repeat the command to go on from there")
 def oracle(
     source: Source = "shipped-prose",
     documents: Documents = 8,
@@ -93,22 +111,44 @@ def oracle(
     max_flops: Annotated[float, typer.Option(help="Refuse a search that would cost more.")] = 1e15,
     seed: Seed = 0,
     fresh: Annotated[bool, typer.Option(help="Search again even if the result is stored.")] = False,
+    bos: Bos = "auto",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what the search would take on this machine, and stop.")
+    ] = False,
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("runs/oracle"),
 ) -> None:
     """The best route of every token for every budget of big layers; `--out` gets them as a table, one row a token and budget."""
-    from . import frames, study
+    from . import frames, progress, study
     from . import oracle as oracles
 
     session = study.Study(
-        model=model, sources=(source,), documents=documents, length=length, seed=seed, results=out, fresh=fresh
+        model=model,
+        sources=(source,),
+        documents=documents,
+        length=length,
+        seed=seed,
+        results=out,
+        fresh=fresh,
+        bos=_bos(bos),
     )
     tokens, choices = session.tokens(source), choices or session.choices
-    method = method if width is None else f"{method}-{width}"
+    ways: dict[str, Any] = {"context": context, "choices": choices}
+    ways["method"] = method if width is None else f"{method}-{width}"
     setting = oracles.Setting(batch_size=batch_size, width=nodes, max_flops=max_flops)
-    flops = oracles.estimate_curve(session.lm, tokens, choices=choices, context=context, method=method)
-    print(f"{len(tokens)} documents, {int(tokens.scored.sum())} positions: about {flops:.2g} FLOPs", file=sys.stderr)
-    found = session.survey(source, (objective,), context=context, method=method, choices=choices, setting=setting)
+
+    def say_cost() -> None:
+        flops = oracles.estimate_curve(session.lm, tokens, **ways)
+        rate = oracles.measured_rate(session.lm, tokens, objective=objective, setting=setting, **ways)
+        size = f"{len(tokens)} documents, {int(tokens.scored.sum()):,} positions"
+        print(f"{size}: {flops:.2g} FLOPs, about {progress.duration(flops / rate)} on this machine", file=sys.stderr)
+
+    if dry_run:
+        say_cost()
+        return
+    found = session.survey(source, (objective,), setting=setting, before=say_cost, **ways)
     curve = found[objective]
+    for place in session.found:
+        print(f"found in {place}", file=sys.stderr)
     table = frames.tidy(frames.curve(curve, tokens), tokens)
     out.mkdir(parents=True, exist_ok=True)
     table.to_parquet(out / "routes.parquet", index=False)
@@ -117,7 +157,7 @@ def oracle(
     print(f"{len(table):,} routes with their tokens: {out / 'routes.parquet'}")
 
 
-@_command
+@_command("training up to its last checkpoint is kept in {out}; repeat the command to go on from there")
 def router(
     out: Annotated[Path, typer.Option(help="Folder of the router.")],
     big: Annotated[float, typer.Option(help="Share of big layers asked for.")] = 4 / 12,
@@ -140,7 +180,7 @@ def router(
     print(f"the router is in {out}")
 
 
-@_command
+@_command("nothing is kept of an evaluation; repeat the command, with fewer --documents or a smaller --limit")
 def evaluate(
     source: Annotated[str | None, typer.Option(help="Perplexity on this corpus source (see oracle).")] = None,
     tasks: Annotated[str, typer.Option(help="Or tasks of lm-evaluation-harness, separated by commas.")] = "",
@@ -183,7 +223,7 @@ def evaluate(
     print(f"also in {out}, as parquet and JSON")
 
 
-@_command
+@_command("training up to its last checkpoint is kept in {out}; repeat the command to go on from there")
 def train(
     out: Annotated[Path, typer.Option(help="Folder of the run; a run that was cut off goes on from there.")],
     preset: Annotated[
@@ -226,12 +266,12 @@ def train(
         optimizer=optimizer,
         gradient_checkpointing=activation_checkpointing,
     )
-    with store.only_writer(out / "training.lock"):
+    with store.only_writer(out / "training.lock"), store.room_in(out):
         folder = training.train(plan)
     print(f"the model is in {folder}")
 
 
-@_command
+@_command("training up to its last checkpoint is kept in {out}; repeat the command to go on from there")
 def convert(
     model: Annotated[str, typer.Option(help="Folder or Hub id of a dense model.")],
     out: Annotated[Path, typer.Option(help="Folder of the run; a run that was cut off goes on from there.")],
@@ -270,7 +310,7 @@ def convert(
     print(f"the Duo model is in {folder}")
 
 
-@_command
+@_command("training up to its last checkpoint is kept in {out}; repeat the command to go on from there")
 def figure8(
     out: Annotated[Path, typer.Option(help="Folder for the models; what was cut off goes on.")] = Path("runs/study"),
 ) -> None:
@@ -282,7 +322,7 @@ def figure8(
     print(f"the tables are in {figure.TABLES}")
 
 
-@_command
+@_command("finished pages are in {out}, and what they computed is kept; repeat the command to go on from there")
 def report(
     only: Annotated[str, typer.Option(help="Numbers or names of notebooks, separated by commas.")] = "",
     parameter: Annotated[
@@ -313,7 +353,7 @@ def report(
         print(f"shipped: {', '.join(study.results(since=began).ship())}")
 
 
-@_command
+@_command("nothing is kept of a benchmark; repeat the command")
 def bench(
     model: Model = str(SHIPPED),
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
@@ -333,6 +373,13 @@ def bench(
     print(f"\nalso in {out}")
     if ship:
         benchmarks.ship(shipped, study.ROOT / "README.md")
+
+
+def _bos(text: str) -> bool | Literal["auto"]:
+    known: dict[str, bool | Literal["auto"]] = {"auto": "auto", "yes": True, "no": False}
+    if text not in known:
+        raise ValueError(f"bos {text!r}: give auto, yes or no")
+    return known[text]
 
 
 def _parameter(text: str) -> tuple[str, Any]:

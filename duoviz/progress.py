@@ -65,6 +65,13 @@ def bar(what: str, *, quiet: bool = False) -> Iterator[Watch]:
         yield to
 
 
+def duration(seconds: float) -> str:
+    """A length of time in words, as exact as an estimate is: `"8 s"`, `"4 min"`, `"2.5 h"`."""
+    if seconds < 90:
+        return f"{max(1.0, seconds):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
+
+
 def silent() -> bool:
     """Whether bars are switched off, or nobody can see one: a notebook's kernel without JupyterLab or VS Code before it."""
     if os.environ.get(QUIET, "0") != "0":

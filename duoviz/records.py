@@ -15,6 +15,28 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int8, Int64
 
 
+def whole(**numbers: object) -> None:
+    """Refuse sizes that are no whole numbers above 0; `bool` is none.
+
+    Raises:
+        ValueError: with the first of them by name.
+    """
+    for name, number in numbers.items():
+        if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 1:
+            raise ValueError(f"{name} {number!r}: give a whole number, at least 1")
+
+
+def above_zero(**numbers: float) -> None:
+    """Refuse numbers that are not above 0, or not finite.
+
+    Raises:
+        ValueError: with the first of them by name.
+    """
+    for name, number in numbers.items():
+        if not 0 < number < np.inf:
+            raise ValueError(f"{name} {number}: give a finite number above 0")
+
+
 @dataclass(frozen=True)
 class Tokens:
     """Blocks of token ids, with what is needed to show them as characters.

@@ -39,6 +39,8 @@ class Store:
 
     def __init__(self, folder: Path, *, shipped: Path | None = None, since: float = 0.0) -> None:
         self.folder, self.shipped, self.since = Path(folder), shipped, since
+        self.found: list[Path] = []
+        """Results that were found where they are kept."""
 
     @staticmethod
     def key(request: dict[str, Any]) -> str:
@@ -59,6 +61,7 @@ class Store:
         key = self.key(request)
         stored = self._stored(key)
         if stored:
+            self.found.append(stored)
             return self.read(stored, request)
         with only_writer(self.folder / ".locks" / key, wait=True):
             stored = self._stored(key)  # another process may have finished it in the meantime
@@ -182,6 +185,36 @@ class Store:
         finally:
             shutil.rmtree(partial, ignore_errors=True)
         return target
+
+
+FULL = (
+    "No space left",
+    "File too large",
+    "quota exceeded",
+    "os error 28",
+    "os error 27",
+    "PytorchStreamWriter",
+    "requested and",
+)
+"""What the libraries that write for us say where there is no room: each has an error of its own kind."""
+
+
+@contextmanager
+def room_in(folder: Path) -> Iterator[None]:
+    """Work that writes to a folder; that there is no room is one error, whoever finds it.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not any(words in str(error) for words in FULL):
+            raise
+        why = str(error).partition("\n")[0]
+        raise OSError(
+            f"{folder} cannot be written ({why}): make room; what was finished is kept, repeat the command to go on"
+        ) from error
 
 
 @contextmanager

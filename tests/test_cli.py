@@ -1,3 +1,4 @@
+import json
 import re
 import subprocess
 import sys
@@ -51,7 +52,7 @@ def test_oracle_writes_routes_and_answers_from_the_store(tmp_path):
     assert all(text.count("B") == k for text, k in zip(table["route"], table["budget"]))
     stamp = stored.stat().st_mtime_ns
     second = run(*words)
-    assert second.output == first.output
+    assert second.stdout == first.stdout
     assert stored.stat().st_mtime_ns == stamp
 
 
@@ -98,7 +99,7 @@ def test_shares_that_sum_to_one_leave_nothing_to_small(big, skip, letters):
             "there is no such folder",
         ),
         (("train", "--out", "x", "--preset", "huge"), "preset 'huge': allowed are tiny, tiny-opt, paper"),
-        (("train", "--out", "x", "--tokens", "0"), "tokens=0"),
+        (("train", "--out", "x", "--tokens", "0"), "tokens 0: give a whole number"),
         (("train", "--out", "x", "--big", "0.9", "--skip", "0.1", "--sources", "novels"), "'novels' is unknown"),
         (("train", "--out", "x", "--big", "0.7", "--skip", "0.6"), "give probabilities that sum to 1"),
         (("report", "--only", "99"), "notebook '99': there are 1-what-is-a-duo-model"),
@@ -161,3 +162,64 @@ def spied(method, computed):
         return method(self, request, name, lambda: computed.append(name) or compute())
 
     return part
+
+
+FAULTS = [
+    (["score", "--text", "a\ud800b", "--route", "all-big"], r"half of a surrogate pair"),
+    (["score", "--text", "", "--route", "all-big"], "has nothing to predict"),
+    (["score", "--text", "import os", "--route", "bigg"], "each letter must be one of"),
+    (["score", "--text", "import os", "--bos", "maybe"], "give auto, yes or no"),
+    (["bench", "--device", "tpu"], r"device 'tpu' is not there"),
+    (["convert", "--model", "data/opt-tiny", "--tokens", "-5"], r"tokens -5: give a whole number"),
+    (["convert", "--model", "data/opt-tiny", "--learning-rate", "inf"], "learning_rate inf: give a finite number"),
+    (["router", "--tokens", "-5"], "tokens -5: give a whole number"),
+    (["oracle", "--documents", "-2"], "documents -2: give a whole number"),
+    (["oracle", "--max-flops", "nan"], "max_flops nan: give a number above 0"),
+]
+
+
+@pytest.mark.parametrize(("given", "message"), FAULTS, ids=[" ".join(given)[:40] for given, _ in FAULTS])
+def test_faults_end_in_one_line(given, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    out = [] if given[0] == "score" else ["--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(app, [*given, *out])
+    assert result.exit_code == 2, result.output
+    assert re.search(message, result.stderr)
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_source_that_is_no_text_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    (tmp_path / "half.jsonl").write_text(json.dumps({"text": "a \ud800 b"}) + "\n")
+    (tmp_path / "deep.jsonl").write_text("[" * 100_000 + "]" * 100_000 + "\n")
+    for name, message in (("half", "document half-0 holds '.ud800' at character 2"), ("deep", "line 1 is damaged")):
+        result = CliRunner().invoke(app, ["oracle", "--source", f"file:{tmp_path / name}.jsonl", "--length", "8"])
+        assert result.exit_code == 2, result.output
+        assert re.search(message, result.stderr)
+
+
+def test_ctrl_c_ends_in_one_line_that_says_how_to_go_on(tmp_path, monkeypatch):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("duoviz.study.Study.survey", interrupted)
+    result = CliRunner().invoke(app, ["oracle", "--documents", "1", "--length", "8", "--out", str(tmp_path / "x")])
+    assert result.exit_code == 130
+    assert f"stopped: finished batches of texts are kept in {tmp_path / 'x'}; repeat the command" in result.stderr
+
+
+def test_a_dry_run_says_what_a_search_takes_and_does_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    asked = ["oracle", "--documents", "1", "--length", "8", "--context", "reference:big", "--out", str(tmp_path / "x")]
+    result = CliRunner().invoke(app, [*asked, "--dry-run"])
+    assert result.exit_code == 0, result.output
+    assert re.search(r"1 documents, 7 positions: 4\.\de\+10 FLOPs, about \d+ s on this machine", result.stderr)
+    assert not (tmp_path / "x").exists()
+    first, again = (CliRunner().invoke(app, asked) for _ in range(2))
+    assert "about" in first.stderr
+    assert "about" not in again.stderr
+    assert f"found in {tmp_path / 'x'}" in again.stderr
+    assert first.stdout == again.stdout
+    assert CliRunner().invoke(app, [*asked, "--max-flops", "1"]).exit_code == 0

@@ -30,6 +30,18 @@ def test_the_shipped_text_is_as_designed(source, tokenizer):
             compile(document.text, document.id, "exec")
 
 
+@pytest.mark.parametrize("source", corpus.SHIPPED)
+def test_a_third_of_the_shipped_text_is_for_choosing_and_of_the_same_kinds(source):
+    rows = [json.loads(line) for line in (ROOT / "data" / "text" / f"{source[8:]}.jsonl").read_text().splitlines()]
+    chosen_on = {d.id for d in corpus.documents(source, split="calibration")}
+    scored = {d.id for d in corpus.documents(source)}
+    assert chosen_on.isdisjoint(scored)
+    assert chosen_on | scored == {row["id"] for row in rows}
+    for kind in {row["kind"] for row in rows}:
+        own = [row["id"] in chosen_on for row in rows if row["kind"] == kind]
+        assert np.mean(own) == pytest.approx(1 / 3, abs=0.1)
+
+
 def test_blocks_hold_the_beginning_of_documents_and_their_characters(tokenizer):
     tokens = corpus.blocks(tokenizer, "shipped-prose", documents=5, length=100)
     assert tokens.ids.shape == (5, 100)
@@ -96,7 +108,7 @@ def test_too_few_or_too_short_documents_are_named(tokenizer):
         corpus.blocks(tokenizer, "shipped-prose", documents=3, length=100_000)
     with pytest.raises(ValueError, match="a block needs at least 2 tokens"):
         corpus.blocks(tokenizer, "shipped-prose", length=1)
-    with pytest.raises(ValueError, match="documents 0: at least 1"):
+    with pytest.raises(ValueError, match="documents 0: give a whole number"):
         corpus.blocks(tokenizer, "shipped-prose", documents=0)
     with pytest.raises(ValueError, match=r"'shipped-prose' holds \d+ tokens: 10000 blocks of 100 need more"):
         corpus.blocks(tokenizer, "shipped-prose", documents=10_000, length=100, cross=True)
@@ -113,7 +125,7 @@ def test_unknown_sources_and_splits_are_named():
             corpus.documents(unknown)
     with pytest.raises(ValueError, match="split 'test': allowed are"):
         corpus.documents("shipped-prose", split="test")
-    with pytest.raises(ValueError, match="is only ever scored"):
+    with pytest.raises(ValueError, match="is never trained on"):
         corpus.documents("shipped-prose", split="train")
 
 

@@ -362,7 +362,6 @@ def test_checkpoints_that_cannot_become_duo_models(tmp_path):
     refused(OPTConfig(do_layer_norm_before=False), "this opt model cannot be a Duo model: it normalises after each")
     refused(OPTConfig(hidden_size=64, word_embed_proj_dim=32), "its embeddings are narrower than its layers")
     refused(family("gpt2").config(add_cross_attention=True), "it attends to an encoder")
-    refused(LlamaConfig(), "comes with code of its own", auto_map={"AutoModelForCausalLM": "modeling_x.X"})
     refused(LlamaConfig(), "is quantised: give a checkpoint in", quantization_config={"quant_method": "awq"})
     with pytest.raises(ValueError, match="model family 'bloom' is not supported"):
         model.config_for(BloomConfig(), small_width=4)

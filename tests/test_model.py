@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import dense_model, tiny_model
+from conftest import dense_model, shaped_like, tiny_model
 from safetensors.torch import load_file, save_file
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, DynamicCache, LlamaForCausalLM
@@ -12,7 +12,7 @@ from transformers.utils import logging
 
 from duoviz import corpus, model, oracle
 from duoviz.model import RandomPolicy
-from duoviz.routes import BIG, SKIP, SMALL
+from duoviz.routes import BIG, SKIP, SMALL, Space
 from duoviz.training import PRESETS
 
 logging.set_verbosity_error()
@@ -370,7 +370,7 @@ def test_models_that_cannot_be_loaded(tmp_path):
         model.load(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="choices 'BX': name letters of '-SB'"):
         model.load(tmp_path, choices="BX")
-    with pytest.raises(FileNotFoundError, match="not a Hub id like 'owner/name'"):
+    with pytest.raises(OSError, match="there is no such folder here, and the Hub cannot be reached"):
         model.load("no-such-model")
     lm = tiny_model()
     lm.model.save_pretrained(tmp_path / "nan")
@@ -387,16 +387,11 @@ def test_damaged_and_incomplete_folders_are_named(lm, tmp_path):
 
     weights = saved("cut")
     weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(OSError, match="cut are damaged or cut short"):
+    with pytest.raises(OSError, match="cut are damaged, cut short"):
         model.load(tmp_path / "cut")
     saved("none").unlink()
     with pytest.raises(OSError, match="none"):
         model.load(tmp_path / "none")
-    weights = saved("pickled")
-    torch.save(load_file(weights), weights.with_name("pytorch_model.bin"))
-    weights.unlink()
-    with pytest.raises(OSError, match=r"pickled: its weights cannot be read, only \*\.safetensors are"):
-        model.load(tmp_path / "pickled")
     weights = saved("lacking")
     tensors = load_file(weights)
     del tensors["model.layers.2.mlp.small.up_proj.weight"]
@@ -486,3 +481,120 @@ def test_a_plain_text_and_any_form_of_route_is_scored():
         lm.score("import os", ["B" * 12])
     found = oracle.predict(lm, tokens, ["B" * 12, "all-small"], seq=0, position=0)
     np.testing.assert_allclose(found.loss_nats, [wanted[0, 0], lm.score(tokens, "all-small")[0, 0]], atol=1e-5)
+
+
+def stranger(folder, name="llama", *, dtype="bfloat16", **fields):
+    """A dense checkpoint as strangers have them: with a tokenizer that begins with a begin-of-text token, in half precision."""
+    tokenizer = shaped_like("llama3")
+    dense = dense_model(name, vocab=len(tokenizer), **fields).to(getattr(torch, dtype))
+    tokenizer.save_pretrained(folder)
+    return dense, tokenizer
+
+
+def test_a_sharded_bfloat16_llama_with_a_begin_of_text_token(tmp_path):
+    dense, tokenizer = stranger(tmp_path)
+    dense.save_pretrained(tmp_path, max_shard_size="20kB")
+    assert len(list(tmp_path.glob("model-*.safetensors"))) > 2
+    lm = model.load(tmp_path, choices="-B")
+    ids = tokenizer("a small world", return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        wanted = dense.float()(ids, labels=ids).loss
+    losses = lm.score("a small world", "all-big")
+    assert losses.size == ids.shape[1] - 1
+    assert losses.mean() == pytest.approx(float(wanted), rel=1e-5)
+    assert (
+        oracle.search(lm, tokenizer("a small world", return_tensors="np")["input_ids"], Space(3, "-B")).replay_error
+        < 1e-4
+    )
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_weights_as_bin_files_are_read_as_tensors_and_nothing_else(tmp_path, shards):
+    dense, _ = stranger(tmp_path, "opt", dtype="float32")
+    dense.config.save_pretrained(tmp_path)
+    weights = {name: tensor.clone() for name, tensor in dense.state_dict().items() if name != "lm_head.weight"}
+    names = sorted(weights)
+    parts = [names[part::shards] for part in range(shards)]
+    files = (
+        ["pytorch_model.bin"]
+        if shards == 1
+        else [f"pytorch_model-{n + 1:05}-of-{shards:05}.bin" for n in range(shards)]
+    )
+    for file, part in zip(files, parts):
+        torch.save({name: weights[name] for name in part}, tmp_path / file)
+    if shards > 1:
+        index = {"metadata": {}, "weight_map": {name: file for file, part in zip(files, parts) for name in part}}
+        (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    lm = model.load(tmp_path, choices="-B")
+    ids = torch.arange(20)[None]
+    torch.testing.assert_close(lm.model(ids).logits, dense(ids).logits, atol=1e-5, rtol=1e-5)
+
+    class Runs:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "ran"), "w"))
+
+    torch.save({"model.decoder.embed_tokens.weight": Runs()}, tmp_path / files[0])
+    with pytest.raises(OSError, match="damaged, cut short or no plain tensors"):
+        model.load(tmp_path, choices="-B")
+    assert not (tmp_path / "ran").exists()
+    (tmp_path / files[0]).write_bytes(b"cut")
+    with pytest.raises(OSError, match="damaged, cut short or no plain tensors"):
+        model.load(tmp_path, choices="-B")
+
+
+def test_the_code_that_a_checkpoint_names_is_not_run_and_that_is_said(tmp_path, caplog):
+    dense, _ = stranger(tmp_path, dtype="float32")
+    dense.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["auto_map"] = {"AutoConfig": "code.C", "AutoModelForCausalLM": "code.M"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "code.py").write_text("raise SystemExit('it ran')")
+    lm = model.load(tmp_path, choices="-B")
+    assert "the code it names (auto_map) is not run; it is read as llama of transformers" in caplog.text
+    ids = torch.arange(20)[None]
+    torch.testing.assert_close(lm.model(ids).logits, dense(ids).logits, atol=1e-5, rtol=1e-5)
+    lm.model.save_pretrained(tmp_path / "saved")
+    assert "auto_map" not in (tmp_path / "saved" / "config.json").read_text()
+
+
+def test_a_head_of_its_own_is_kept_though_the_configuration_ties_it(tmp_path, caplog):
+    dense, _ = stranger(tmp_path, dtype="float32", tie_word_embeddings=False)
+    dense.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": True}))
+    lm = model.load(tmp_path, choices="-B")
+    assert "holds two matrices: both are kept" in caplog.text
+    ids = torch.arange(20)[None]
+    torch.testing.assert_close(lm.model(ids).logits, dense(ids).logits, atol=1e-5, rtol=1e-5)
+    lm.model.save_pretrained(tmp_path / "saved")
+    torch.testing.assert_close(model.load(tmp_path / "saved", choices="-B").model(ids).logits, lm.model(ids).logits)
+
+
+def test_rows_that_fill_up_a_vocabulary_are_never_drawn_nor_named(tmp_path):
+    tokenizer = shaped_like("gpt2")
+    dense = dense_model("llama", vocab=len(tokenizer) + 40, tie_word_embeddings=False)
+    with torch.no_grad():  # rows without a token that a model as it is would name first
+        dense.lm_head.weight[len(tokenizer) :] = 3 * dense.lm_head.weight[:40]
+    dense.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    lm = model.load(tmp_path, choices="-B")
+    assert (lm.vocab, lm.known) == (len(tokenizer) + 40, len(tokenizer))
+    tokens = corpus.encode(lm.tokenizer, "a model of the words and the bytes of a small world")
+    drawn = [oracle.sample_targets(lm, tokens, seed=seed) for seed in range(30)]
+    assert np.max(drawn) < lm.known
+    found = oracle.predict(lm, tokens, ["BBB", "-B-"], seq=0, position=3, top=30)
+    assert found.top_ids.max() < lm.known
+    logits = lm.model(torch.from_numpy(tokens.ids)).logits
+    assert (logits[0, :-1].argmax(-1) >= lm.known).any()  # it would have been
+    loss = torch.nn.functional.cross_entropy(logits[0, :-1], torch.from_numpy(tokens.ids[0, 1:]))
+    assert lm.score(tokens, "BBB").mean() == pytest.approx(loss.item(), rel=1e-5)  # the loss is the model's own
+
+
+@pytest.mark.parametrize("name", ["gpt2", "owner/name"])
+def test_an_id_of_the_hub_that_cannot_be_reached_ends_in_one_line(name, monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OSError, match=f"model {name}: there is no such folder here, and"):
+        model.load(name, choices="-B")
+    with pytest.raises(FileNotFoundError, match=r"model x\.gguf: there is no such file"):
+        model.load("x.gguf", choices="-B")

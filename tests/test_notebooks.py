@@ -2,13 +2,17 @@
 
 import ast
 import io
+import subprocess
+import sys
 import tokenize
 from pathlib import Path
 
 import nbformat
+import notebook_numbers
 import pytest
 
-NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 MOST_LINES = 14
 MOST_BYTES = 300_000
 WIDGET = "application/vnd.jupyter.widget"
@@ -78,3 +82,54 @@ def test_imports_stand_in_the_second_code_cell(path):
 @every_notebook
 def test_the_last_cell_says_what_is_not_shown(path):
     assert "What this does not show" in read(path).cells[-1].source
+
+
+@pytest.mark.parametrize(
+    ("stored", "found", "same"),
+    [
+        ("ratio 6.21 of it", "ratio 6.20 of it", True),
+        ("ratio 6.21 of it", "ratio 6.83 of it", False),  # 10 %
+        ("0.253 [0.146, 0.358] nats", "0.254 [0.147, 0.357] nats", True),
+        ("0.253 nats", "0.278 nats", False),
+        ("8 documents, 1,016 positions", "8 documents, 1,017 positions", True),
+        ("8 documents", "9 documents", False),
+        ("1,016 positions", "1,118 positions", False),
+        ("replay differs by 1e-05", "replay differs by 3e-06", True),
+        ("replay differs by 1e-05", "replay differs by 2e+00", False),
+        ("93% of it", "94% of it", True),
+        ("93% of it", "84% of it", False),
+        ("x   0.31  0.25", "x 0.31   0.26", True),
+        ("holds: a (0.100 [0.050, 0.150])", "does not hold: a (0.100 [0.050, 0.150])", False),
+        ("holds: a (0.100 [0.001, 0.150])", "does not hold: a (0.100 [-0.000, 0.150])", True),
+        ("holds: a (0.100 [0.002, 0.150])", "holds: b (0.100 [0.002, 0.150])", False),
+        ("layer 3 to -: -0.844", "layer 4 to -: -0.844", False),
+        ("True", "False", False),
+        ("one\ntwo", "one", False),
+    ],
+)
+def test_printed_numbers_are_compared_as_numbers_and_words_as_words(stored, found, same):
+    assert notebook_numbers.same(stored, found) is same
+    assert notebook_numbers.same(found, stored) is same
+
+
+@pytest.mark.parametrize(("stored", "code"), [("loss 1.2345\n", 0), ("loss 1.358\n", 1), ("Loss 1.2345\n", 1)])
+def test_nbval_fails_for_a_number_that_changed(tmp_path, stored, code):
+    cell = nbformat.v4.new_code_cell("print('loss 1.2399')", execution_count=1)
+    cell.metadata["tags"] = ["nbval-check-output"]
+    cell.outputs = [nbformat.v4.new_output("stream", name="stdout", text=stored)]
+    made = nbformat.v4.new_notebook(cells=[cell], metadata={"kernelspec": {"name": "python3", "display_name": "p"}})
+    nbformat.write(made, tmp_path / "a.ipynb")
+    words = [
+        "-p",
+        "tests.notebook_numbers",
+        "--nbval-lax",
+        "--nbval-current-env",
+        "-p",
+        "no:cacheprovider",
+        "-o",
+        "addopts=",
+    ]
+    ran = subprocess.run(
+        [sys.executable, "-m", "pytest", *words, str(tmp_path / "a.ipynb")], cwd=ROOT, capture_output=True, check=False
+    )
+    assert ran.returncode == code, ran.stdout.decode()

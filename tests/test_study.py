@@ -47,8 +47,8 @@ def test_the_seed_draws_the_null_and_nothing_else(study):
 
 def test_calibration_texts_are_never_scored(study):
     chosen_on = set(study.calibration().documents)
-    for source in ("python-prose", "python-code"):
-        assert chosen_on.isdisjoint(replace(study, documents=40, length=128).tokens(source).documents)
+    for source in ("shipped-prose", "shipped-code"):
+        assert chosen_on.isdisjoint(replace(study, documents=48, length=128).tokens(source).documents)
 
 
 def test_replayed_routes_are_worth_what_one_forward_pass_says(study):

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from jaxtyping import UInt16, UInt32
 
-from ..records import Tokens
-from .sources import Document, stream
+from ..records import Tokens, whole
+from .sources import Document, check_text, stream
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -46,10 +46,9 @@ def blocks(
     Raises:
         ValueError: fewer documents of that length than asked for, a length below 2, an unknown source, no fast tokenizer.
     """
+    whole(length=length, documents=1 if documents is None else documents)
     if length < 2:
         raise ValueError(f"length {length}: a block needs at least 2 tokens, one to read and one to predict")
-    if documents is not None and documents < 1:
-        raise ValueError(f"documents {documents}: at least 1 is needed")
     found = stream(source, split=split)
     begin = special_beginning(tokenizer, bos)
     if len(begin) >= length:
@@ -179,6 +178,7 @@ def tokenize(
     Raises:
         ValueError: no fast tokenizer, no begin-of-text token where one is asked for.
     """
+    check_text(text, "the text")
     begin = special_beginning(tokenizer, bos)
     coded = tokenizer(text, return_offsets_mapping=True, add_special_tokens=False, verbose=False)
     ids, offsets = coded["input_ids"], coded["offset_mapping"]

@@ -24,10 +24,32 @@ CALIBRATION_SHARE = 0.25
 
 @dataclass(frozen=True)
 class Document:
-    """One text with a name that is unique in its source."""
+    """One text with a name that is unique in its source.
+
+    Raises:
+        ValueError: half of a surrogate pair, which JSON can hold and no tokenizer reads.
+    """
 
     id: str
     text: str
+
+    def __post_init__(self) -> None:
+        check_text(self.text, f"document {self.id}")
+
+
+def check_text(text: str, what: str) -> None:
+    """Refuse what is no text: half of a surrogate pair.
+
+    Raises:
+        ValueError: with its place.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{what} holds {text[error.start]!a} at character {error.start}, half of a surrogate pair, which is no text:"
+            " repair it, for example with text.encode('utf-8', 'replace').decode()"
+        ) from None
 
 
 def check(source: str) -> str:
@@ -57,8 +79,8 @@ def documents(source: str, *, split: str = "holdout", limit: int | None = None) 
             `TEXTS`) or `hf:DATASET[:CONFIG[:SPLIT[:COLUMN]]]` (streamed; a Hub id, a folder of data files, or one that
             `save_to_disk` wrote).
         split: `"train"`, `"holdout"` (scored) or `"calibration"` (chosen on) of the python sources; the last two in an
-            order fixed by hash, so that the first few are of all kinds. The shipped texts are only ever scored; your own
-            text is taken whole.
+            order fixed by hash, so that the first few are of all kinds. The shipped texts are never trained on; your own text
+            is taken whole.
         limit: stop after so many documents.
 
     Raises:
@@ -81,11 +103,11 @@ def stream(source: str, *, split: str = "holdout") -> Iterator[Document]:
     check(source)
     if split not in SPLITS:
         raise ValueError(f"split {split!r}: allowed are {', '.join(SPLITS)}")
-    if source in SHIPPED and split != "holdout":
-        raise ValueError(f"{source} is only ever scored: it has no {split} split")
+    if source in SHIPPED and split == "train":
+        raise ValueError(f"{source} is never trained on: it has no train split")
     kind, _, rest = source.partition(":")
     if source in SHIPPED:
-        found = _shipped(source)
+        found = _shipped(source, split)
     elif source in PYTHON:
         found = _python(source, split)
     elif kind == "file":
@@ -111,10 +133,11 @@ def _place(name: str) -> tuple[float, float]:
     return int.from_bytes(digest[:8], "big") / 2**64, int.from_bytes(digest[8:16], "big") / 2**64
 
 
-def _shipped(source: str) -> Iterator[Document]:
+def _shipped(source: str, split: str) -> Iterator[Document]:
     path = ROOT / "data" / "text" / f"{source.removeprefix('shipped-')}.jsonl"
     for row in _json_lines(path):
-        yield Document(row["id"], row["text"])
+        if row.get("split", "holdout") == split:
+            yield Document(row["id"], row["text"])
 
 
 def _python(source: str, split: str) -> Iterator[Document]:
@@ -252,5 +275,8 @@ def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
                 continue
             try:
                 yield json.loads(line)
-            except ValueError as error:  # also bytes that are not UTF-8
+            except (
+                ValueError,
+                RecursionError,
+            ) as error:  # also bytes that are not UTF-8, and lists in lists without end
                 raise ValueError(f"{path} line {number + 1} is damaged: {error}") from error

@@ -13,6 +13,7 @@ from jaxtyping import Float32, Int64
 from .. import corpus, metrics
 from ..metrics import Interval
 from ..model import LanguageModel
+from ..records import whole
 from ..routes import LETTERS
 from . import ways as ways_
 from .ways import Piece, Way
@@ -167,10 +168,7 @@ def _check(lm: LanguageModel, length: int, stride: int, documents: int | None, b
         raise ValueError(f"length {length}: the model's context is {lm.context}, give 1..{lm.context} tokens")
     if not 1 <= stride <= length:
         raise ValueError(f"stride {stride}: windows of {length} tokens advance by 1..{length}")
-    if documents is not None and documents < 1:
-        raise ValueError(f"documents {documents}: at least 1 is needed, or None for all")
-    if batch_size < 1:
-        raise ValueError(f"batch_size {batch_size}: at least 1 window in one forward pass is needed")
+    whole(documents=1 if documents is None else documents, batch_size=batch_size)
 
 
 def _texts(

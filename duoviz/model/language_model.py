@@ -84,6 +84,11 @@ class LanguageModel:
         return self.model.config.vocab_size
 
     @property
+    def known(self) -> int:
+        """How many ids, from 0 on, the tokenizer has tokens for; a model's vocabulary may be filled up with rows for none."""
+        return self.vocab if self.tokenizer is None else min(self.vocab, len(self.tokenizer))
+
+    @property
     def context(self) -> int:
         """Longest text in tokens."""
         return self.model.config.max_position_embeddings

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from functools import lru_cache
+from importlib.util import find_spec
+from logging import getLogger
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
+from huggingface_hub import HfApi, try_to_load_from_cache
+from huggingface_hub.errors import HTTPError, RepositoryNotFoundError, StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
@@ -19,6 +25,7 @@ from .language_model import LanguageModel
 
 BUFFERS = ("inv_freq", "attn.bias", "masked_bias", "attention.bias")
 """Ends of names of tables that older checkpoints keep beside the weights, and that models make themselves."""
+LOG = getLogger(__name__)
 DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16")}
 
 
@@ -50,6 +57,7 @@ def load(
     if device_map is not None and device != "auto":
         raise ValueError(f"device {device!r} and a device_map: give one of them")
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    _check_device(device)
     if dtype is None:
         dtype = torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16
     model = load_model(path, dtype=dtype, choices=choices, device_map=device_map)
@@ -60,6 +68,19 @@ def load(
     if device_map is None:
         model = model.to(device)
     return LanguageModel(model, read_tokenizer(path), choices=choices or routes_.LETTERS, path=str(path))
+
+
+def _check_device(device: str) -> None:
+    """That something can be put on a device.
+
+    Raises:
+        ValueError: if not.
+    """
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # each kind of device has its own
+        why = str(error).partition("\n")[0].partition(". ")[0]
+        raise ValueError(f"device {device!r} is not there ({why}): give auto, cpu, cuda or mps") from error
 
 
 def load_model(
@@ -100,29 +121,76 @@ def configuration(path: Path | str) -> PretrainedConfig:
         ValueError: a family that is not supported, quantised weights, code of its own, fields that are none of the family's.
         FileNotFoundError: no such folder, or no config.json in it; OSError: a damaged one, or a Hub id that cannot be reached.
     """
-    looks_local = Path(path).is_absolute() or str(path).count("/") != 1 or Path(path).parent.exists()
-    if looks_local and not Path(path).is_dir():
-        raise FileNotFoundError(f"model {path}: there is no such folder, and it is not a Hub id like 'owner/name'")
-    fields, _ = PretrainedConfig.get_config_dict(path)
+    fields = _gguf_fields(str(path)) if is_gguf(path) else PretrainedConfig.get_config_dict(_place(path)["path"])[0]
     if not fields or not isinstance(fields, dict):
         raise FileNotFoundError(
             f"{path} holds no config.json, or one that says nothing: it is not the folder of a model"
         )
-    if fields.get("auto_map"):
-        raise ValueError(
-            f"{path} comes with code of its own (auto_map in its config.json), which is never run: give a checkpoint of"
-            f" a supported family ({', '.join(sorted(CLASSES))})"
-        )
     entry = family(str(fields.get("model_type", "")))
-    if fields.get("quantization_config"):
+    if fields.get("auto_map"):
+        LOG.warning("%s: the code it names (auto_map) is not run; it is read as %s of transformers", path, entry.name)
+    quantised = fields.get("quantization_config")
+    if quantised and not is_gguf(path):
         raise ValueError(f"{path} is quantised: give a checkpoint in float32, bfloat16 or float16")
     try:
-        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        if is_gguf(path):
+            config = entry.config.from_dict({**fields})
+        else:
+            config = AutoConfig.from_pretrained(path, trust_remote_code=False)
     except (StrictDataclassError, ValueError, TypeError, LookupError) as error:
         raise ValueError(f"{path}: its config.json is that of no {entry.name} model ({error!r})") from error
+    for field in ("auto_map", "quantization_config"):  # not of the model that is made
+        if hasattr(config, field):
+            delattr(config, field)
     if why := entry.lacks(config):
         raise ValueError(f"{path}: this {entry.name} model cannot be a Duo model: {why}")
     return config
+
+
+def is_gguf(path: Path | str) -> bool:
+    """Whether a path names a file of the GGUF format (of llama.cpp)."""
+    return str(path).endswith(".gguf")
+
+
+@lru_cache(maxsize=4)
+def _gguf_fields(path: str) -> dict[str, Any]:
+    """The configuration in a GGUF file. It takes seconds to read, as the file holds the vocabulary piece by piece."""
+    place = _place(path)
+    return PretrainedConfig.get_config_dict(place.pop("path"), **place)[0]
+
+
+def _place(path: Path | str) -> dict[str, Any]:
+    """What `from_pretrained` of transformers takes for a path: a folder, the id of a model on the Hub, or a GGUF file.
+
+    Raises:
+        FileNotFoundError: no such folder or file, and no model of that id; OSError: the Hub cannot be reached; ValueError: a GGUF
+            file without the package that reads it.
+    """
+    if is_gguf(path):
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"model {path}: there is no such file")
+        if find_spec("gguf") is None:
+            raise ValueError(f"{path}: the package gguf reads such files; pip install 'duoviz[gguf]'")
+        return {"path": str(Path(path).parent), "gguf_file": Path(path).name}
+    if Path(path).is_dir():
+        return {"path": str(path)}
+    # 'gpt2' and others of the first days have no owner; 'runs/x' might be an id, but not where there is a folder 'runs'
+    an_id = re.fullmatch(r"([\w.-]+/)?[\w.-]+", str(path)) and not ("/" in str(path) and Path(path).parent.exists())
+    if not an_id:
+        raise FileNotFoundError(f"model {path}: there is no such folder, and it is not a Hub id like 'owner/name'")
+    if not isinstance(try_to_load_from_cache(str(path), "config.json"), str):
+        try:  # asked once, as transformers would try again and again where there is no connection
+            HfApi().model_info(str(path), timeout=20)
+        except RepositoryNotFoundError as error:
+            raise FileNotFoundError(
+                f"model {path}: there is no such folder here, and no such model on the Hub"
+            ) from error
+        except (HTTPError, OSError) as error:
+            why = str(error).partition("\n")[0]
+            raise OSError(
+                f"model {path}: there is no such folder here, and the Hub cannot be reached ({why})"
+            ) from error
+    return {"path": str(path)}
 
 
 def add_small(
@@ -160,12 +228,23 @@ def _read(
     logging.disable_progress_bar()
     logging.set_verbosity_error()  # its report of missing weights; ours is an error
     try:
-        options = {"use_safetensors": True, "ignore_mismatched_sizes": True, "output_loading_info": True}
-        model, report = causal_lm.from_pretrained(path, config=config, dtype=dtype, device_map=device_map, **options)
-    except SafetensorError as error:
-        raise OSError(f"the weights in {path} are damaged or cut short ({error}): restore the file") from error
+        if is_gguf(path):
+            model, report = _from_gguf(path, config, causal_lm, dtype)
+        else:
+            # weights_only: of a *.bin nothing but tensors is unpickled, so it cannot run code
+            options = {"weights_only": True, "ignore_mismatched_sizes": True, "output_loading_info": True}
+            model, report = causal_lm.from_pretrained(
+                path, config=config, dtype=dtype, device_map=device_map, **options
+            )
+    except (SafetensorError, UnpicklingError, EOFError, RuntimeError) as error:
+        why = str(error).strip().partition("\n")[0]
+        raise OSError(
+            f"the weights in {path} are damaged, cut short or no plain tensors ({why}): restore the file"
+        ) from error
     except OSError as error:
-        raise OSError(f"{path}: its weights cannot be read, only *.safetensors are ({error})") from error
+        raise OSError(
+            f"{path}: its weights cannot be read, only *.safetensors, *.bin and .gguf are ({error})"
+        ) from error
     except (ValueError, LookupError) as error:
         raise ValueError(f"{path}: its config.json makes no {config.model_type} ({error!r})") from error
     finally:
@@ -173,7 +252,32 @@ def _read(
         if shown:
             logging.enable_progress_bar()
     _check(path, model, report, new)
+    head, embeddings = model.get_output_embeddings().weight, model.get_input_embeddings().weight
+    if model.config.tie_word_embeddings and head is not embeddings:
+        LOG.warning("%s ties head and embeddings in its configuration but holds two matrices: both are kept", path)
+        model.config.tie_word_embeddings = False
     return model
+
+
+def _from_gguf(
+    path: Path | str, config: DuoConfig, causal_lm: type[DuoCausalLM], dtype: torch.dtype | str
+) -> tuple[DuoCausalLM, dict[str, Any]]:
+    """The model of a GGUF file, whose weights are de-quantised, and what loading it reports.
+
+    Through the dense model: what transformers makes of such a file says that it is quantised, and cannot be saved.
+    """
+    place = _place(path)
+    wide = torch.float32 if dtype == "auto" else dtype
+    own = causal_lm.family.config.from_dict({**_gguf_fields(str(path))})
+    dense = causal_lm.family.causal_lm.from_pretrained(place.pop("path"), config=own, dtype=wide, **place)
+    LOG.warning("%s: its weights are de-quantised to %s", path, str(wide).removeprefix("torch."))
+    with torch.device("meta"):
+        model = causal_lm(config)
+    model.to_empty(device="cpu").to(wide)
+    model.init_weights()
+    missing, unexpected = model.load_state_dict(dense.state_dict(), strict=False, assign=True)
+    model.tie_weights()
+    return model.eval(), {"missing_keys": set(missing), "unexpected_keys": set(unexpected), "mismatched_keys": set()}
 
 
 def _check(path: Path | str, model: DuoCausalLM, report: dict[str, Any], new: str | None) -> None:
@@ -210,7 +314,8 @@ def read_tokenizer(path: Path | str) -> PreTrainedTokenizerBase | None:
     files = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
     if Path(path).is_dir() and not any(Path(path, name).is_file() for name in files):
         return None
+    place = _place(path)
     try:
-        return AutoTokenizer.from_pretrained(path)
+        return AutoTokenizer.from_pretrained(place.pop("path"), trust_remote_code=False, **place)
     except (ValueError, TypeError, LookupError) as error:
         raise ValueError(f"the tokenizer of {path} cannot be read ({error!r}): restore its files") from error

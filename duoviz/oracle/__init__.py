@@ -7,7 +7,7 @@ from .landscapes import additivity, landscape, landscapes, predict, retraced
 from .methods import AUTO_EXHAUSTIVE
 from .objectives import SAMPLED, Objective, sample_targets
 from .passes import MAX_FLOPS, WIDTH, Setting, reference_routes
-from .search import by_budget, search, survey
+from .search import by_budget, measured_rate, search, survey
 from .uniform import fixed, same_for_all, uniform_losses
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "fixed",
     "landscape",
     "landscapes",
+    "measured_rate",
     "predict",
     "reference_routes",
     "retraced",

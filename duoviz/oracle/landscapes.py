@@ -84,7 +84,7 @@ def predict(
         for some in hidden[0].split(HEAD_ROWS):
             logs = refuse_nan(lm.head.logits(some).log_softmax(-1))
             true = logs[:, int(one.ids[0, -1]), None]
-            best = logs.topk(min(top, lm.vocab), dim=-1)
+            best = logs[:, : lm.known].topk(min(top, lm.known), dim=-1)
             parts.append((-true[:, 0], 1 + (logs > true).sum(-1), best.indices, best.values.exp()))
     loss, rank, ids, shares = (torch.cat(each).cpu().numpy()[places.reshape(-1)] for each in zip(*parts))
     return Predictions(routes, loss, rank, ids, shares)

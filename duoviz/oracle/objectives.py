@@ -90,9 +90,10 @@ def sample_targets(lm: LanguageModel, tokens: Tokens | np.ndarray, *, seed: int)
     found, big = np.empty(tokens.scored.shape, np.int64), all_big(lm, tokens)
     for row, ids in enumerate(tokens.ids):
         draw = np.random.default_rng([seed, *ids.tolist()]).random(len(ids) - 1)
-        cumulated = lm.head.logits(big[row]).softmax(-1).double().cumsum(-1).cpu().numpy()
+        # rows of the vocabulary without a token only fill it up: they are never drawn
+        cumulated = lm.head.logits(big[row])[:, : lm.known].softmax(-1).double().cumsum(-1).cpu().numpy()
         places = [np.searchsorted(line, x * line[-1], side="right") for line, x in zip(cumulated, draw.tolist())]
-        found[row] = np.minimum(places, lm.vocab - 1)
+        found[row] = np.minimum(places, lm.known - 1)
     return found
 
 

@@ -20,7 +20,7 @@ from .. import routes as routes_
 from ..branching import Branches, Trie, Work
 from ..model import LanguageModel
 from ..progress import Watch, unwatched
-from ..records import Tokens
+from ..records import Tokens, whole
 from ..routes import BIG, Space
 from .leaves import TIE_NATS, leaf_losses, refuse_nan
 from .objectives import Objective, columns
@@ -53,9 +53,9 @@ class Setting:
     quiet: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "width", "max_flops"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} {getattr(self, name)}: give a number above 0")
+        whole(batch_size=self.batch_size, width=self.width)
+        if not self.max_flops > 0:
+            raise ValueError(f"max_flops {self.max_flops}: give a number above 0, or inf for no limit")
 
 
 @dataclass(frozen=True)

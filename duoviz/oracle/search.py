@@ -5,12 +5,16 @@ Paper: arXiv 2410.10846, section 2, stage 2.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int8
 
 from ..model import LanguageModel
+from ..progress import unwatched
 from ..records import Curve, Found, Tokens
 from ..routes import Space, by_big
 from .cost import check_cost, estimate, estimate_curve
@@ -18,6 +22,9 @@ from .execute import Keep, compute_all, execute
 from .methods import METHODS, parse
 from .objectives import Objective, sample_targets
 from .passes import Setting, Way, check_space, reference_routes
+
+PROBE_TOKENS = 4
+"""Of each text, in the run that measures how fast a search is."""
 
 
 def search(
@@ -159,6 +166,32 @@ def survey(
             effort=effort,
         )
     return made
+
+
+def measured_rate(
+    lm: LanguageModel,
+    tokens: Tokens | np.ndarray,
+    *,
+    choices: str = "SB",
+    context: str = "committed",
+    method: str = "exhaustive",
+    objective: str = "nll",
+    setting: Setting = Setting(),
+) -> float:
+    """FLOPs a second on this machine, from a `by_budget` over a few tokens that is thrown away.
+
+    With `estimate_curve` it says how long a search will take. The first run only warms up: it lays out weights and memory.
+    """
+    tokens = lm.check(tokens)[: setting.batch_size].cut(PROBE_TOKENS)
+    if context == "committed":  # each budget has a pass of its own: some of few routes, some of many
+        tokens = tokens.cut(2)
+    ways: dict[str, Any] = {"choices": choices, "context": context, "method": method}
+    setting = replace(setting, quiet=True, watch=unwatched)
+    for part in (tokens[:1].cut(2), tokens):
+        began = time.perf_counter()
+        by_budget(lm, part, objective=objective, setting=setting, **ways)
+        seconds = time.perf_counter() - began
+    return estimate_curve(lm, tokens, **ways) / seconds
 
 
 def _check(

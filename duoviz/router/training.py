@@ -18,6 +18,7 @@ from jaxtyping import Float, Integer
 from torch import Tensor
 
 from ..model import LanguageModel
+from ..records import above_zero, whole
 from .files import Checkpoint
 from .linear import NAMES, Mixture, Router
 
@@ -55,10 +56,9 @@ class Stage3:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("tokens", "rows", "learning_rate", "beta_start", "save_every"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} {getattr(self, name)}: give a number above 0")
-        if not self.alpha >= 0:
+        whole(tokens=self.tokens, rows=self.rows, save_every=self.save_every)
+        above_zero(learning_rate=self.learning_rate, beta_start=self.beta_start, beta_end=self.beta_end)
+        if not 0 <= self.alpha < np.inf:
             raise ValueError(f"alpha {self.alpha}: give 0 (no budget) or more")
         if not self.beta_end >= self.beta_start:
             raise ValueError(f"beta from {self.beta_start} to {self.beta_end}: it must not fall")

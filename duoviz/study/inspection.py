@@ -51,7 +51,7 @@ class Inspection:
         """
         with self._scoped(question):
             if question.text:
-                tokens = self.lm.check(corpus.encode(self.lm.tokenizer, question.text))
+                tokens = self.lm.check(corpus.encode(self.lm.tokenizer, question.text, bos=self.study.bos))
             else:
                 tokens = self.study.tokens(question.source)
             found = self._survey(question, tokens, watch)

@@ -30,7 +30,7 @@ from . import landscapes
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED_RESULTS = ROOT / "data" / "results"
-CALIBRATION = (("python-prose", 8), ("python-code", 8))
+CALIBRATION = (("shipped-prose", 8), ("shipped-code", 8))
 """Calibration documents on which the fixed routes and the routers' thresholds are chosen: 2 x 8 x 127 positions."""
 OBJECTIVES = ("nll", "expected", "null")
 """The oracle, the label-free policy and the null control."""
@@ -56,6 +56,7 @@ class Study:
         seed: of every draw.
         skip_scope: what a skip leaves out, if not what the model's configuration says.
         results: where new results are kept.
+        bos: which special tokens a text begins with, as in `corpus.tokenize`.
         fresh: compute everything again, once. The environment variable DUOVIZ_FRESH, a time in seconds since 1970, has
             all studies compute again what was stored before.
     """
@@ -67,7 +68,11 @@ class Study:
     seed: int = 0
     skip_scope: str | None = None
     results: Path = ROOT / "runs" / "results"
+    bos: corpus.Bos = "auto"
     fresh: bool = False
+
+    def __post_init__(self) -> None:
+        records.whole(documents=self.documents, length=self.length)
 
     @cached_property
     def folder(self) -> str:
@@ -86,9 +91,14 @@ class Study:
         since = time.time() if self.fresh else float(os.environ.get("DUOVIZ_FRESH", "0"))
         return results(self.results, since=since)
 
+    @property
+    def found(self) -> list[Path]:
+        """The stored results that were read instead of computed."""
+        return self._store.found
+
     def tokens(self, source: str) -> records.Tokens:
         """The texts of one source."""
-        return corpus.blocks(self.lm.tokenizer, source, documents=self.documents, length=self.length)
+        return corpus.blocks(self.lm.tokenizer, source, documents=self.documents, length=self.length, bos=self.bos)
 
     def losses(self, source: str, route: str | np.ndarray) -> np.ndarray:
         """Losses in nats `[seq, position]` with one route for all tokens."""
@@ -103,10 +113,12 @@ class Study:
         method: str | None = None,
         choices: str | None = None,
         setting: oracle.Setting = oracle.Setting(batch_size=16),
+        before: Callable[[], None] = lambda: None,
     ) -> dict[str, records.Curve]:
         """Best routes for every budget of big layers, for each objective (figures 2, 4).
 
-        Method and choices are `method` and `choices` of the study if not given.
+        Method and choices are `method` and `choices` of the study if not given; `before` is called when something has to be
+        computed.
         Objectives that share no pass (see `oracle.survey`) are results of their own: an interrupted survey keeps those it had.
         """
         tokens, choices = self.tokens(source), choices or self.choices
@@ -119,6 +131,7 @@ class Study:
         groups = [(name,) for name in objectives] if context == "committed" else [objectives]
 
         def compute(names: tuple[str, ...], keep: oracle.Keep) -> dict[str, pd.DataFrame]:
+            before()
             own = replace(setting, watch=progress.part(setting.watch, groups.index(names), len(groups)))
             found = oracle.survey(self.lm, tokens, objectives=names, setting=own, seed=self.seed, keep=keep, **ways)
             return {name.replace(":", "-"): frames.curve(curve, tokens) for name, curve in found.items()}
@@ -154,8 +167,9 @@ class Study:
 
     def calibration(self) -> records.Tokens:
         """Texts that were never trained on and that nothing is scored on."""
-        take = partial(corpus.blocks, self.lm.tokenizer, length=min(128, self.lm.context), split="calibration")
-        return records.Tokens.joined([take(name, documents=number) for name, number in CALIBRATION])
+        ways: dict[str, Any] = {"length": min(128, self.lm.context), "split": "calibration", "bos": self.bos}
+        parts = [corpus.blocks(self.lm.tokenizer, name, documents=number, **ways) for name, number in CALIBRATION]
+        return records.Tokens.joined(parts)
 
     def fixed(self, source: str, *, null: bool = False) -> records.Curve:
         """The fixed routes, scored on a source (figure 4), or on the targets drawn for its null control.

@@ -17,6 +17,7 @@ import torch
 
 from .. import convert, corpus, router, store, training
 from ..model import config_for, read_tokenizer
+from ..records import above_zero
 from ..router import Mixture
 from .study import Study
 
@@ -44,7 +45,7 @@ def train_router(
         ValueError: as `router.train` and `training_rows`; another process is training a router in this folder.
     """
     here, plan = Study(model=path), router.Stage3(mixture, tokens=tokens, seed=seed)
-    with store.only_writer(out / "training.lock"):
+    with store.only_writer(out / "training.lock"), store.room_in(out):
         length = min(training.ROW, here.lm.context)
         rows = training_rows(here.lm.tokenizer, tokens, length=length, sources=sources, seed=seed)
         made, log = router.train(here.lm, rows, plan, checkpoint=out / "training.pt")
@@ -82,9 +83,12 @@ def train_small(
     Raises:
         ValueError: as `convert.convert`, `training_rows` and `training.train`; another process writes to this folder.
     """
+    if tokens < 0 or not isinstance(tokens, int):
+        raise ValueError(f"tokens {tokens!r}: give a whole number of training tokens, or 0 for none")
+    above_zero(learning_rate=learning_rate)
     begun = out / "converted"
     asked = {"model": str(path), "begin": begin, "small": small, "seed": seed, "sources": list(sources)}
-    with store.only_writer(out / "training.lock"):
+    with store.only_writer(out / "training.lock"), store.room_in(out):
         plan = None
         whole = convert.dense(path)
         if tokens > 0:  # what is wrong with it is said before anything is computed

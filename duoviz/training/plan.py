@@ -14,6 +14,7 @@ from transformers import PretrainedConfig
 from .. import corpus
 from ..families import FAMILIES, family
 from ..model.duo import DuoConfig, RandomPolicy, config_for
+from ..records import above_zero, whole
 
 OPTIMIZERS = ("adamw", "muon")
 ROW = 256
@@ -52,9 +53,13 @@ class Preset:
 
     def __post_init__(self) -> None:
         family(self.family)
-        small = {name: size for name, size in asdict(self).items() if name not in ("warmup", "family") and size <= 0}
-        if small or self.context < 2 or self.warmup < 0:
-            raise ValueError(f"preset {self}: every size must be positive, a context holds at least 2 tokens")
+        rates = {"learning_rate": self.learning_rate, "final_learning_rate": self.final_learning_rate}
+        whole(**{name: n for name, n in asdict(self).items() if name not in ("warmup", "family", *rates)})
+        above_zero(**rates)
+        if self.context < 2 or self.warmup < 0:
+            raise ValueError(
+                f"context {self.context}, warmup {self.warmup}: give at least 2 tokens, and 0 steps or more"
+            )
 
     @property
     def step_tokens(self) -> int:
@@ -210,8 +215,7 @@ class Stage1:
             raise ValueError(f"distil {self.distil}: give 0 (the text alone) to 1 (the big model's predictions alone)")
         if (self.frozen or self.distil) and self.start is None:
             raise ValueError("frozen or distil: there is no model to keep or to learn from; give a start")
-        if min(self.micro_rows, self.evaluation_steps, self.save_every) < 1:
-            raise ValueError(f"{self}: micro_rows, evaluate_every and save_every must be at least 1")
+        whole(micro_rows=self.micro_rows, evaluate_every=self.evaluation_steps, save_every=self.save_every)
         if self.preset.rows % self.micro_rows:
             raise ValueError(f"micro_rows {self.micro_rows} must divide the {self.preset.rows} rows of a step")
 

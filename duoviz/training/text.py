@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import shutil
 from collections.abc import Sequence
 from itertools import islice
 from typing import Any
@@ -65,11 +66,14 @@ def new_tokenizer(sources: Sequence[str], *, vocab: int, context: int) -> PreTra
 
 def tokenizer_of(plan: Stage1) -> PreTrainedTokenizerBase:
     """The run's tokenizer: its own, that of the model it starts from, or a new one."""
-    for folder in (plan.out / "tokenizer", plan.start):
+    own, partial = plan.out / "tokenizer", plan.out / "tokenizer.partial"
+    for folder in (own, plan.start):
         if folder is not None and folder.is_dir():
             return AutoTokenizer.from_pretrained(folder)
     tokenizer = new_tokenizer(plan.sources, vocab=plan.preset.vocab, context=plan.preset.context)
-    tokenizer.save_pretrained(plan.out / "tokenizer")
+    shutil.rmtree(partial, ignore_errors=True)
+    tokenizer.save_pretrained(partial)
+    partial.rename(own)  # whole or not at all: a run that was killed here goes on
     return tokenizer
 
 
