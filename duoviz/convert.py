@@ -42,12 +42,17 @@ def convert(
         seed: of random weights.
 
     Raises:
-        ValueError: a Duo model, an unknown beginning, a small FFN that is not narrower than the big one, ids outside the
-            vocabulary; and as `duoviz.model.load`.
+        ValueError: a Duo model, an unknown beginning, neurons of a mixture of experts, a small FFN that is not narrower than the
+            big one, ids outside the vocabulary; and as `duoviz.model.load`.
     """
     if begin not in BEGINNINGS:
         raise ValueError(f"begin {begin!r}: allowed are {', '.join(BEGINNINGS)}")
     config = dense(path)
+    if begin == "neurons" and family(config.model_type).experts:
+        raise ValueError(
+            f"begin 'neurons': the big FFNs of {config.model_type} are mixtures of experts, which have no neurons in common:"
+            " give begin='random'"
+        )
     width = small_width(config, small)
     if int(ids.min()) < 0 or int(ids.max()) >= config.vocab_size:
         raise ValueError(f"token ids {int(ids.min())}..{int(ids.max())}: the vocabulary has 0..{config.vocab_size - 1}")
@@ -112,13 +117,15 @@ def begin_with_neurons(ffn: DuoFFN, x: Float[Tensor, "*token hidden"]) -> None:
     *into, out = ffn.linears()
     *small_into, small_out = ffn.linears(ffn.small)
     weights = out.weight if isinstance(out, Conv1D) else out.weight.T  # [neuron, hidden]
-    width = small_into[0].weight.shape[1 if isinstance(out, Conv1D) else 0]
+    width = small_out.weight.shape[0 if isinstance(out, Conv1D) else 1]
     use = inner.flatten(0, -2).abs().mean(0) * weights.norm(dim=1)
     kept = use.topk(width).indices.sort().values
+    # a neuron's gate and its other weights may stand in one matrix, a whole width apart
+    rows = torch.cat([kept + part * len(use) for part in range(ffn.family.fused)])
     for big, small in zip(into, small_into):
-        small.weight.copy_(big.weight[:, kept] if isinstance(big, Conv1D) else big.weight[kept])
+        small.weight.copy_(big.weight[:, rows] if isinstance(big, Conv1D) else big.weight[rows])
         if big.bias is not None:
-            small.bias.copy_(big.bias[kept])
+            small.bias.copy_(big.bias[rows])
     bias = 0.0 if out.bias is None else out.bias
     part, whole = inner[..., kept] @ weights[kept], full - bias
     factor = (part * whole).sum() / (part * part).sum().clamp(min=torch.finfo(part.dtype).tiny)
@@ -131,12 +138,12 @@ def begin_with_neurons(ffn: DuoFFN, x: Float[Tensor, "*token hidden"]) -> None:
 def _with_inner(
     ffn: DuoFFN, x: Float[Tensor, "*token hidden"]
 ) -> tuple[Float[Tensor, "*token neuron"], Float[Tensor, "*token hidden"]]:
-    """Activations of the big FFN's inner neurons, and its output."""
-    kept: list[Tensor] = []
+    """Activations of the big FFN's inner neurons, and its output, before any norm of it."""
+    kept: list[tuple[Tensor, Tensor]] = []
     out: nn.Module = ffn.linears()[-1]
-    hook = out.register_forward_pre_hook(lambda _, args: kept.append(args[0]))
+    hook = out.register_forward_hook(lambda _, args, full: kept.append((args[0], full)))
     try:
-        full = ffn.big(x)
+        ffn.big(x)
     finally:
         hook.remove()
-    return kept[0], full
+    return kept[0]

@@ -55,6 +55,7 @@ def tiny_model(*, layers=4, hidden=32, heads=4, kv_heads=2, vocab=61, context=48
     return model.LanguageModel(made)
 
 
+_MIXED_WINDOWS = ["sliding_attention", "full_attention", "sliding_attention"]
 SHAPES = {
     "llama": {"num_key_value_heads": 2},
     "mistral": {"num_key_value_heads": 2, "head_dim": 8, "sliding_window": 5},
@@ -65,8 +66,49 @@ SHAPES = {
     "gpt2": {},
     "gpt_neox": {},
     "phi": {"num_key_value_heads": 2, "partial_rotary_factor": 0.5},
+    "gemma": {"num_key_value_heads": 2, "head_dim": 16},
+    "gemma2": {
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "query_pre_attn_scalar": 8,
+        "sliding_window": 5,
+        "attn_logit_softcapping": 1.0,
+        "final_logit_softcapping": 5.0,
+    },
+    "gemma3_text": {"num_key_value_heads": 2, "head_dim": 8, "sliding_window": 4, "layer_types": _MIXED_WINDOWS},
+    "olmo": {"num_key_value_heads": 2, "clip_qkv": 0.5},
+    "olmo2": {"num_key_value_heads": 2},
+    "olmo3": {"num_key_value_heads": 2, "sliding_window": 4, "layer_types": _MIXED_WINDOWS},
+    "phi3": {"num_key_value_heads": 2, "sliding_window": 5, "partial_rotary_factor": 0.5},
+    "granite": {
+        "num_key_value_heads": 2,
+        "attention_bias": True,
+        "mlp_bias": True,
+        "embedding_multiplier": 3.0,
+        "attention_multiplier": 0.25,
+        "residual_multiplier": 0.5,
+        "logits_scaling": 2.0,
+    },
+    "stablelm": {"num_key_value_heads": 2, "use_qkv_bias": True, "qk_layernorm": True},
+    "starcoder2": {"num_key_value_heads": 2, "sliding_window": 5},
+    "cohere": {"num_key_value_heads": 2, "use_qk_norm": True, "logit_scale": 0.5},
+    "cohere2": {"num_key_value_heads": 2, "sliding_window": 4, "layer_types": _MIXED_WINDOWS, "logit_scale": 0.5},
+    "glm": {"num_key_value_heads": 2, "head_dim": 8, "attention_bias": True},
+    "glm4": {"num_key_value_heads": 2, "head_dim": 8, "attention_bias": True},
+    "nemotron": {"num_key_value_heads": 2, "mlp_bias": True},
+    "ernie4_5": {"num_key_value_heads": 2, "head_dim": 8, "use_bias": True},
+    "helium": {"num_key_value_heads": 2, "head_dim": 8},
+    "arcee": {"num_key_value_heads": 2, "mlp_bias": True},
+    "seed_oss": {"num_key_value_heads": 2, "head_dim": 16, "attention_out_bias": True},
+    "exaone4": {"num_key_value_heads": 2, "sliding_window": 4, "layer_types": _MIXED_WINDOWS},
+    "hunyuan_v1_dense": {"num_key_value_heads": 2, "head_dim": 16},
+    "apertus": {"num_key_value_heads": 2},
+    "mixtral": {"num_key_value_heads": 2, "num_local_experts": 4, "num_experts_per_tok": 2},
+    "qwen3_moe": {"num_key_value_heads": 2, "head_dim": 16, "num_experts": 4, "num_experts_per_tok": 2},
+    "olmoe": {"num_key_value_heads": 2, "num_experts": 4, "num_experts_per_tok": 2},
 }
-"""What a small dense model of each family has of its own: grouped queries, sliding windows (in Qwen2 from layer 1 on)."""
+"""What a small dense model of each family has of its own: grouped queries, sliding windows (in Qwen2 from layer 1 on), caps
+that its scores and logits reach, experts."""
 
 
 def dense_model(name, *, layers=3, vocab=61, context=48, seed=0, **fields):
@@ -84,6 +126,7 @@ def dense_model(name, *, layers=3, vocab=61, context=48, seed=0, **fields):
         "bos_token_id": 0,
         "eos_token_id": 0,
         "pad_token_id": None,
+        **{field: 0.0 for field in entry.config().to_dict() if "drop" in field},
     }
     made = entry.causal_lm(entry.config(**{**shape, **SHAPES[name], **fields}))
     for module in made.modules():
@@ -91,7 +134,8 @@ def dense_model(name, *, layers=3, vocab=61, context=48, seed=0, **fields):
             if own == "bias":
                 torch.nn.init.uniform_(parameter, -0.5, 0.5)
             elif "Norm" in type(module).__name__:
-                torch.nn.init.uniform_(parameter, 0.5, 1.5)
+                neutral = parameter.flatten()[0].item()  # 1, or 0 where 1 is added (Gemma)
+                torch.nn.init.uniform_(parameter, neutral - 0.5, neutral + 0.5)
     return made.eval()
 
 

@@ -116,17 +116,20 @@ def test_fused_and_portable_prefix_attention_agree():
         torch.testing.assert_close(fused, portable, atol=1e-5, rtol=1e-5)
 
 
-def test_attention_is_softmax_over_prefix_and_self():
+@pytest.mark.parametrize("softcap", [None, 0.5])
+def test_attention_is_softmax_over_prefix_and_self(softcap):
     draw = torch.Generator().manual_seed(1)
     query = torch.randn(1, 4, 5, 8, generator=draw)
     key, value = torch.randn(1, 2, 5, 8, generator=draw), torch.randn(1, 2, 5, 8, generator=draw)
     keys, values = torch.randn(1, 2, 6, 8, generator=draw), torch.randn(1, 2, 6, 8, generator=draw)
-    out, _ = attend(torch.nn.Identity(), query, key, value, None, scaling=0.5, duo_prefix=Lockstep(keys, values, 6))
+    out, _ = attend(torch.nn.Identity(), query, key, value, Lockstep(keys, values, 6), scaling=0.5, softcap=softcap)
     for head in range(4):
         for branch in range(5):
             all_keys = torch.cat([keys[0, head // 2], key[0, head // 2, branch : branch + 1]])
             all_values = torch.cat([values[0, head // 2], value[0, head // 2, branch : branch + 1]])
-            want = (0.5 * all_keys @ query[0, head, branch]).softmax(0) @ all_values
+            scores = 0.5 * all_keys @ query[0, head, branch]
+            scores = scores if softcap is None else softcap * torch.tanh(scores / softcap)
+            want = scores.softmax(0) @ all_values
             torch.testing.assert_close(out[0, branch, head], want, atol=1e-5, rtol=1e-5)
 
 

@@ -33,16 +33,17 @@ def dense(text, tmp_path_factory):
     return training.train(plan)
 
 
-@pytest.mark.parametrize("name", ["llama", "gpt2", "opt"])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "opt", "phi3"])
 def test_the_neurons_that_add_most_are_kept_and_rescaled_by_least_squares(name, tmp_path):
     dense_model(name).save_pretrained(tmp_path)
     ffn = convert(tmp_path, IDS, small=5, begin="random").decoder_layers[1].duo_ffn
     x = torch.randn(40, 32, generator=torch.Generator().manual_seed(1))
     *into, out = ffn.linears()
     weights = [linear.weight.T if name == "gpt2" else linear.weight for linear in (*into, out)]
-    zero = torch.zeros(48)
-    first, *second = [x @ w.T + (zero if m.bias is None else m.bias) for m, w in zip(into, weights)]
-    if name == "llama":
+    first, *second = [x @ w.T + (0.0 if m.bias is None else m.bias) for m, w in zip(into, weights)]
+    if name == "phi3":  # one matrix for both
+        first, *second = first.chunk(2, dim=-1)
+    if name in ("llama", "phi3"):
         inner = torch.nn.functional.silu(first) * second[0]
     else:
         inner = torch.relu(first) if name == "opt" else torch.nn.functional.gelu(first, approximate="tanh")

@@ -15,14 +15,15 @@ from conftest import SHAPES, dense_model
 from safetensors.torch import load_file
 from torch.distributed.fsdp import fully_shard
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoModelForCausalLM, BloomConfig, LlamaConfig, OPTConfig
+from transformers import AutoModelForCausalLM, BloomConfig, FalconConfig, LlamaConfig, OPTConfig
 from transformers.utils import logging
 
 from duoviz import branching, model, oracle, router, routes
 from duoviz.convert import convert
 from duoviz.families import FAMILIES, family
 from duoviz.model import RandomPolicy
-from duoviz.routes import BIG, SKIP
+from duoviz.model.routing import GivenRoutes
+from duoviz.routes import BIG, SKIP, SMALL
 
 logging.set_verbosity_error()
 logging.disable_progress_bar()
@@ -32,19 +33,20 @@ X = torch.from_numpy(IDS)
 MIXED = RandomPolicy(0.4, 0.3, 0.3, seed=3).routes(3, 12, 3).numpy()
 
 
-def stored(name, folder, **options):
-    """A dense checkpoint as a stranger would have it, in several files, and its model."""
-    dense = dense_model(name)
-    dense.save_pretrained(folder, max_shard_size="20kB", **options)
-    assert len(list(folder.glob("*.safetensors"))) > 1
-    return dense
+def stored(name, folder):
+    """The folder of a dense checkpoint as a stranger would have it, in several files; written once for each family."""
+    path = next(above for above in folder.parents if above.name == name) / "dense"
+    if not path.exists():
+        dense_model(name).save_pretrained(path, max_shard_size="20kB")
+        assert len(list(path.glob("*.safetensors"))) > 1
+    return path
 
 
 def duo(name, folder, scope="ffn"):
     """A Duo model on that checkpoint, whose small FFNs do something of their own."""
-    stored(name, folder / "dense")
-    made = convert(folder / "dense", X, small=8, begin="random")
+    made = convert(stored(name, folder), X, small=8, begin="random")
     made.config.skip_scope = scope
+    torch.manual_seed(0)
     for layer in made.decoder_layers:
         for parameter in layer.duo_ffn.small.parameters():
             torch.nn.init.normal_(parameter, std=0.3)
@@ -52,9 +54,8 @@ def duo(name, folder, scope="ffn"):
 
 
 def all_big_is_the_dense_model(name, folder):
-    dense = stored(name, folder)
-    lm = model.load(folder, choices="-B")
-    wanted = dense(X).logits
+    lm = model.load(stored(name, folder), choices="-B")
+    wanted = dense_model(name)(X).logits
     for way in ({}, {"duo_routes": torch.full((3,), BIG)}):
         torch.testing.assert_close(lm.model(X, **way).logits, wanted, atol=1e-5, rtol=1e-5)
     head = lm.head.logits(lm.hidden(lm.check(IDS)))
@@ -80,8 +81,9 @@ def trie_equals_brute_force(name, folder):
             one[text, place] = route
             wanted = lm.hidden(lm.check(ids), duo_routes=torch.from_numpy(one))[text, place]
             torch.testing.assert_close(hidden[row], wanted, atol=1e-5, rtol=1e-5)
-        found = oracle.search(lm, ids, routes.Space(3, "-SB", big=1), context="committed")
+        found = oracle.search(lm, ids[:, :8], routes.Space(3, "-SB", big=1), context="committed")
         assert found.replay_error < 1e-5
+        ids = ids[:1, :7]
         uniform = oracle.search(lm, ids, space, context="uniform")
         alone = np.stack([lm.score(ids, route) for route in space.enumerate()]).min(0)
         np.testing.assert_allclose(uniform.loss_nats, alone, atol=1e-5)
@@ -141,7 +143,7 @@ def saved_models_open_as_duo_and_as_dense(name, folder):
         torch.testing.assert_close(dense(X).logits, wanted[None], atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(lm.model.dense()(X).logits, wanted[None], atol=1e-5, rtol=1e-5)
     assert type(AutoModelForCausalLM.from_pretrained(folder / "duo")) is type(lm.model)
-    skipped = model.load(folder / "dense", choices="-B")
+    skipped = model.load(stored(name, folder), choices="-B")
     skipped.model.save_pretrained(folder / "again")
     assert not any(".small." in weight for weight in load_file(folder / "again" / "model.safetensors"))
     assert model.load(folder / "again", choices="-B").fingerprint == skipped.fingerprint
@@ -152,15 +154,20 @@ def saved_models_open_as_duo_and_as_dense(name, folder):
 def sizes_and_flops_are_counted(name, folder):
     lm = duo(name, folder)
     lm.model.set_attn_implementation("eager")
+    lm.model.set_experts_implementation("eager")
     for shares in ((1.0, 0.0, 0.0), (0.3, 0.4, 0.3)):
         chosen = RandomPolicy(*shares).routes(2, 9, 3)
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             lm.model(X[:2, :9], duo_routes=chosen, use_cache=False)
         assert counter.get_total_flops() == model.forward_flops(lm.model, chosen.numpy())
     groups, matrices = model.parameter_groups(lm.model), FAMILIES[name].ffn_matrices
+    entry, config = lm.model.family, lm.model.config
     for kind, width in (("small", 8), ("big", 48)):
-        biases = groups[kind] - 3 * matrices * 32 * width
-        assert biases in (0, 3 * (width + 32))
+        many = config.num_experts if entry.experts and kind == "big" else 1
+        choosing = 32 * many if many > 1 else 0
+        biases = groups[kind] - 3 * (many * matrices * 32 * width + choosing)
+        activation = 6 if name == "apertus" else 0  # two weights, which it learns
+        assert biases - activation in (0, 3 * ((matrices - 1) * width + 32))
     positions = 0 if name not in ("gpt2", "opt") else 48 + 2 * (name == "opt")
     ends = 2 - lm.model.config.tie_word_embeddings
     assert groups["embedding"] in (32 * (61 * ends + positions), 32 * (61 * ends + positions) + 61)  # a head's bias
@@ -170,23 +177,27 @@ def routers_learn(name, folder):
     lm = duo(name, folder)
     rows = np.tile(np.arange(16), (8, 2)) % 61
     mixture = router.Mixture(big=0.5, small=0.3, skip=0.2)
-    made, log = router.train(lm, rows, router.Stage3(mixture, tokens=60 * 256, rows=8, alpha=0.0))
+    made, log = router.train(lm, rows, router.Stage3(mixture, tokens=30 * 256, rows=8, alpha=0.0))
     assert log["loss_nats"].iloc[-5:].mean() < log["loss_nats"].iloc[:5].mean()
     chosen, losses = made.run(lm, IDS)
     np.testing.assert_allclose(losses, lm.score(IDS, chosen), atol=1e-5)
 
 
 def small_ffns_begin_as_the_big_ones_neurons(name, folder):
-    stored(name, folder)
-    lm = model.load(folder, choices="-B")
-    nearly = convert(folder, X, small=47)  # all neurons but the least used
+    path = stored(name, folder)
+    if FAMILIES[name].experts:
+        with pytest.raises(ValueError, match=f"the big FFNs of {name} are mixtures of experts, .* give begin='random'"):
+            convert(path, X, small=12)
+        return
+    lm = model.load(path, choices="-B")
+    nearly = convert(path, X, small=47)  # all neurons but the least used
     for layer, dense_layer in zip(nearly.decoder_layers, lm.model.decoder_layers):
         x = torch.randn(5, 32)
         big = layer.duo_ffn.big(x)
         torch.testing.assert_close(big, dense_layer.duo_ffn.big(x))
-        off = (layer.duo_ffn.small(x) - big).norm() / big.norm()
-        assert off < 0.4
-    few, noise = convert(folder, X, small=12), convert(folder, X, small=12, begin="random")
+        off = (layer.duo_ffn.narrow(x) - big).norm() / big.norm()
+        assert off < 0.5
+    few, noise = convert(path, X, small=12), convert(path, X, small=12, begin="random")
     targets = lm.model(X).logits.log_softmax(-1)
     apart = []
     for made in (few, noise):
@@ -196,12 +207,7 @@ def small_ffns_begin_as_the_big_ones_neurons(name, folder):
 
 
 def gradients(lm):
-    """Of one step with random routes, without dropout."""
-    for module in lm.model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-    for layer in lm.model.decoder_layers:
-        layer.dropout = 0.0  # OPT's
+    """Of one step with random routes."""
     lm.model.train()
     lm.model(X, labels=X, duo_policy=RandomPolicy(0.4, 0.4, 0.2, seed=1), use_cache=False).loss.backward()
     return {own: parameter.grad for own, parameter in lm.model.named_parameters()}
@@ -231,17 +237,17 @@ def decoder_layers_are_the_units_that_are_sharded(name, folder):
 
 
 def half_precision_stays_near(name, folder):
-    stored(name, folder)
-    exact = model.load(folder, choices="-B").score(IDS, "B-B")
+    path = stored(name, folder)
+    exact = model.load(path, choices="-B").score(IDS, "B-B")
     for dtype in ("bfloat16", "float16"):
-        lm = model.load(folder, choices="-B", dtype=dtype)
+        lm = model.load(path, choices="-B", dtype=dtype)
         assert str(lm.model.dtype) == f"torch.{dtype}"
         losses = lm.score(IDS, "B-B")
         assert losses.dtype == np.float32
         assert abs(losses - exact).max() < 0.3
-        found = oracle.search(lm, IDS, routes.Space(3, "-B"), context="reference:big")
+        found = oracle.search(lm, IDS[:1], routes.Space(3, "-B"), context="reference:big")
         assert np.isfinite(found.loss_nats).all()
-    assert model.load(folder, choices="-B", dtype="auto").model.dtype == torch.float32
+    assert model.load(path, choices="-B", dtype="auto").model.dtype == torch.float32
 
 
 FEATURES = {
@@ -290,6 +296,8 @@ def test_the_readme_says_what_passes(folder):
     lines = ["| " + " | ".join(["family", *FEATURES, "here with"]) + " |", "|---" * (len(FEATURES) + 2) + "|"]
     for name, entry in sorted(FAMILIES.items()):
         passed = ["no" if failure(name, feature, folder) else "yes" for feature in FEATURES]
+        if entry.experts:
+            passed[list(FEATURES).index("convert")] = "at random"
         lines.append("| " + " | ".join([entry.causal_lm.__name__, *passed, ", ".join(traits(name)) or "-"]) + " |")
     before, _, rest = README.read_text().partition("<!-- families -->\n")
     shown, _, after = rest.partition("\n<!-- families -->")
@@ -307,8 +315,16 @@ def traits(name):
         yield "grouped queries"
     if getattr(config, "sliding_window", None):
         yield "sliding windows"
-    if name == "phi" or getattr(config, "use_parallel_residual", False):
+    if name in ("phi", "cohere", "cohere2") or getattr(config, "use_parallel_residual", False):
         yield "parallel residual"
+    if FAMILIES[name].post_norm:
+        yield "norm after the FFN"
+    if getattr(config, "final_logit_softcapping", None):
+        yield "capped scores and logits"
+    if FAMILIES[name].residual_factor:
+        yield "multipliers"
+    if FAMILIES[name].experts:
+        yield "experts"
 
 
 @pytest.mark.parametrize("name", sorted(FAMILIES))
@@ -322,10 +338,13 @@ def test_an_entry_says_where_the_parts_of_its_dense_model_are(name):
     assert len(layers) == 3
     assert isinstance(attrgetter(entry.final_norm)(dense), torch.nn.Module)
     own = entry.find_ffn(layers[0])
-    linears = [[attrgetter(path)(one) for path in (*entry.into, entry.out)] for one in (own, ffn)]
-    assert [linear.weight.shape for linear in linears[0]] == [linear.weight.shape for linear in linears[1]]
-    assert all(sorted(linear.weight.shape) == [32, 48] for linear in linears[0])
-    assert entry.ffn_width(dense.config) == 48
+    for one in (ffn,) if entry.experts else (own, ffn):
+        *into, out = (attrgetter(path)(one).weight for path in (*entry.into, entry.out))
+        assert all(sorted(weight.shape) == [32, 48 * entry.fused] for weight in into)
+        assert sorted(out.shape) == [32, 48]
+    if entry.experts:
+        assert own.experts.down_proj.shape == (4, 32, 48)
+    assert entry.ffn_width(dense.config) == (96 if entry.experts else 48)
     assert name in SHAPES
 
 
@@ -333,17 +352,72 @@ def test_a_gpt2_that_does_not_say_its_width_has_four_times_the_hidden_size():
     assert FAMILIES["gpt2"].ffn_width(dense_model("gpt2", n_inner=None).config) == 128
 
 
-def test_parallel_residuals_can_be_off(folder):
-    dense = dense_model("gpt_neox", use_parallel_residual=False)
-    dense.save_pretrained(folder / "sequential")
-    lm = model.load(folder / "sequential", choices="-B")
+@pytest.mark.parametrize(("name", "parallel"), [("gpt_neox", False), ("stablelm", True)])
+def test_parallel_residuals_can_be_off_or_on(name, parallel, tmp_path):
+    dense = dense_model(name, use_parallel_residual=parallel)
+    dense.save_pretrained(tmp_path)
+    lm = model.load(tmp_path, choices="-B")
     torch.testing.assert_close(lm.model(X).logits, dense(X).logits, atol=1e-5, rtol=1e-5)
     assert oracle.search(lm, IDS, routes.Space(3, "-B"), context="committed").replay_error < 1e-5
 
 
+POST_NORMS = [name for name, entry in FAMILIES.items() if entry.post_norm]
+
+
+@pytest.mark.parametrize("name", POST_NORMS)
+def test_a_norm_after_the_ffn_leaves_a_skip_nothing(name):
+    """Zero is normalised to zero: its length is bounded away from zero by the norm's epsilon."""
+    layer = attrgetter(FAMILIES[name].layers)(dense_model(name))[0]
+    norm = attrgetter(FAMILIES[name].post_norm)(layer)
+    assert (getattr(norm, "eps", None) or norm.variance_epsilon) > 0
+    assert torch.equal(norm(torch.zeros(2, 32)), torch.zeros(2, 32))
+    assert not [own for own, _ in norm.named_parameters() if own != "weight"]  # a bias would be added to nothing
+
+
+@pytest.mark.parametrize("scope", ["ffn", "block"])
+@pytest.mark.parametrize("name", [*POST_NORMS, "granite", "cohere", "mixtral"])
+def test_a_soft_mixture_is_of_what_the_layer_adds(name, scope, folder):
+    """It is linear in the shares, a skip's included, also where a norm or a factor follows; and a sure one is a hard choice."""
+    lm = duo(name, folder / name / "soft" / scope, scope)
+    layer = lm.model.decoder_layers[1]
+    learned = router.Router(3, 32, router.Mixture(big=0.4, small=0.3, skip=0.3)).train()
+    kept = []
+    hook = layer.register_forward_hook(
+        lambda _, args, kwargs, out: kept.append((args[0], kwargs, out)), with_kwargs=True
+    )
+    with torch.no_grad():
+        lm.model(X, duo_router=learned, use_cache=False)
+        hook.remove()
+        ((x, kwargs, mixed),) = kept
+        shares = kwargs.pop("duo_routing").logits[1].softmax(-1)
+        apart = [
+            layer(x, **kwargs, duo_routing=GivenRoutes(torch.full((1, 1, 3), choice), skip_scope=scope))
+            for choice in (SKIP, SMALL, BIG)
+        ]
+        names = [int(choice) for choice in learned.choices]
+        weighed = sum(shares[..., names.index(choice), None] * apart[choice] for choice in (SKIP, SMALL, BIG))
+        torch.testing.assert_close(mixed, weighed, atol=1e-5, rtol=1e-5)
+        learned.beta.fill_(1e6)
+        sure = lm.model(X, duo_router=learned).logits
+        torch.testing.assert_close(sure, lm.model(X, duo_router=learned.eval()).logits, atol=1e-4, rtol=1e-4)
+
+
+def test_experts_are_stored_as_everybody_stores_them(folder):
+    """One matrix for each expert, as in the checkpoints of the Hub; with small FFNs beside them too."""
+    lm = duo("mixtral", folder / "mixtral" / "names")
+    lm.model.save_pretrained(folder / "names")
+    names = set(load_file(folder / "names" / "model.safetensors"))
+    assert "model.layers.1.block_sparse_moe.experts.3.w2.weight" in names
+    assert "model.layers.1.block_sparse_moe.small.down_proj.weight" in names
+    lm.model.config.output_router_logits = True  # as a checkpoint may ask for while it is trained
+    out = lm.model(X, labels=X, duo_policy=RandomPolicy(0.4, 0.3, 0.3))
+    assert out.loss.isfinite()
+    assert out.router_logits is None
+
+
 @pytest.mark.parametrize("unknown", ["bloom", "bert", "duo_bert", ""])
 def test_an_unsupported_family_is_an_error_that_names_the_supported_ones(unknown):
-    with pytest.raises(ValueError, match=f"model family '{unknown}' is not supported: supported are .*llama"):
+    with pytest.raises(ValueError, match=f"model family '{unknown}' is not supported.*; supported are .*llama"):
         family(unknown)
 
 
@@ -358,10 +432,16 @@ def test_checkpoints_that_cannot_become_duo_models(tmp_path):
         with pytest.raises(ValueError, match=message):
             model.load(tmp_path, choices="-B")
 
-    refused(BloomConfig(), "model family 'bloom' is not supported: supported are gpt2, gpt_neox, llama")
+    refused(
+        BloomConfig(),
+        "model family 'bloom' is not supported: its attention is written out in its layers, .* apertus, arcee",
+    )
     refused(OPTConfig(do_layer_norm_before=False), "this opt model cannot be a Duo model: it normalises after each")
     refused(OPTConfig(hidden_size=64, word_embed_proj_dim=32), "its embeddings are narrower than its layers")
     refused(family("gpt2").config(add_cross_attention=True), "it attends to an encoder")
+    refused(family("gemma3_text").config(use_bidirectional_attention=True), "its tokens attend to later ones")
+    refused(family("qwen3_moe").config(mlp_only_layers=[0]), "some of its layers have no experts")
+    refused(FalconConfig(), "its attention is written out in its layers, where the search's own attention cannot")
     refused(LlamaConfig(), "is quantised: give a checkpoint in", quantization_config={"quant_method": "awq"})
     with pytest.raises(ValueError, match="model family 'bloom' is not supported"):
         model.config_for(BloomConfig(), small_width=4)

@@ -3,11 +3,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_model
+from conftest import dense_model, tiny_model
 
 from duoviz import oracle, routes
 from duoviz.branching import Branches, Trie
-from duoviz.model import RandomPolicy, load
+from duoviz.model import CLASSES, LanguageModel, RandomPolicy, config_for, load
 from duoviz.oracle import Setting, leaves, objectives
 from duoviz.oracle.objectives import Objective, columns
 from duoviz.records import Tokens
@@ -96,6 +96,56 @@ def test_a_bounded_leaf_is_exact_or_lies_between_the_second_best_and_its_value(t
     for column, inside in contests:
         least, bounded = np.sort(every[:, inside, column]), np.sort(found[:, inside, column])
         np.testing.assert_allclose(bounded[:, :2], least[:, :2], atol=off)
+
+
+@pytest.mark.parametrize("objective", ["nll", "expected", "expected:mean", "sampled:1", "entropy", "agree_big"])
+def test_capped_logits_are_those_of_the_model(objective, monkeypatch):
+    """Gemma 2's: the best routes too, although their log-sum-exp has no bound."""
+    monkeypatch.setattr(objectives, "RANDOM_PASSES", 3)
+    torch.manual_seed(0)
+    config = config_for(dense_model("gemma2", layers=5, final_logit_softcapping=1.0).config, small_width=8)
+    lm = LanguageModel(CLASSES["gemma2"][1](config).requires_grad_(False))
+    ids, position, space = np.random.default_rng(0).integers(0, 61, (2, 8)), 5, Space(5, "-SB")
+    tokens = Tokens.of(ids)
+
+    def logs(routes):
+        return lm.model(torch.from_numpy(ids), duo_routes=routes).logits[:, position].log_softmax(-1)
+
+    allbig = logs(torch.full((5,), BIG))
+    policies = [RandomPolicy(0.5, 0.5, 0.0, seed).routes(1, 8, 5) for seed in range(3)]
+    teacher = {
+        "nll": torch.nn.functional.one_hot(torch.from_numpy(ids[:, position + 1]), 61).float(),
+        "expected": allbig.exp(),
+        "expected:mean": torch.stack([logs(routes).exp() for routes in policies]).mean(0),
+        "sampled:1": torch.nn.functional.one_hot(
+            torch.from_numpy(objectives.sample_targets(lm, tokens, seed=1)[:, position]), 61
+        ).float(),
+    }
+    every = []
+    for route in space.enumerate():
+        taken = torch.full((2, 8, 5), BIG)
+        taken[:, position] = torch.from_numpy(route)
+        found = logs(taken)
+        if objective == "entropy":
+            every.append(-(found.exp() * found).sum(-1))
+        elif objective == "agree_big":
+            every.append((found.argmax(-1) != allbig.argmax(-1)).float())
+        else:
+            every.append(-(teacher[objective] * found).sum(-1))
+    wanted = torch.stack(every, 1).numpy()
+    land = oracle.landscapes(lm, ids, space, [position], objectives=(objective,))[0, :, 0]
+    np.testing.assert_allclose(land, wanted, atol=1e-4)
+    curve = oracle.by_budget(lm, ids, choices="-SB", context="reference:big", objective=objective)
+    bigs = (space.enumerate() == BIG).sum(1)
+    for k in range(6):
+        for seq, route in enumerate(curve.at(k)[1][:, position]):
+            place = (space.enumerate() == route).all(1).argmax()
+            assert wanted[seq, place] <= wanted[seq, bigs == k].min() + 1e-4
+        if objective == "nll":
+            np.testing.assert_allclose(curve.at(k)[0][:, position], wanted[:, bigs == k].min(1), atol=1e-4)
+    asked = {"context": "reference:big", "objective": objective}
+    exact, guided = (oracle.search(lm, ids, Space(5, "SB"), method=way, **asked) for way in ("exhaustive", "beam-32"))
+    np.testing.assert_allclose(guided.loss_nats, exact.loss_nats, atol=1e-4)
 
 
 def test_uniform_context_equals_whole_forwards(lm, ids):

@@ -251,11 +251,11 @@ def _dispatch(lm: LanguageModel, rounds: int) -> Iterator[Row]:
         choices = torch.where(torch.rand(len(x)) < share, BIG, SMALL).to(lm.device)
 
         def masked(choices: torch.Tensor = choices) -> torch.Tensor:
-            return torch.where((choices == BIG)[:, None], ffn.big(x), ffn.small(x))
+            return torch.where((choices == BIG)[:, None], ffn.big(x), ffn.narrow(x))
 
         many = 20 * rounds
         own, both, big, small = timed(
-            [partial(ffn.dispatch, x, choices), masked, partial(ffn.big, x), partial(ffn.small, x)], many
+            [partial(ffn.dispatch, x, choices), masked, partial(ffn.big, x), partial(ffn.narrow, x)], many
         )
         limit = share * big + (1 - share) * small
         yield Row(f"FFN dispatch, {share:.0%} big", 1e3 * own, "ms", both / own, "both computed and masked")

@@ -62,11 +62,11 @@ class _LeaveOut:
         assert self.ffn_input is not None, "the layer has run"
         x = self.ffn_input.view_as(before)
         untouched = before if skip_scope == "block" else skipped
-        return {
-            SKIP: lambda at: untouched[at],
-            SMALL: lambda at: skipped[at] + ffn.small(x[at].contiguous()),
-            BIG: lambda at: skipped[at] + ffn.big(x[at].contiguous()),
-        }
+
+        def through(run: Callable[[Tensor], Tensor]) -> Callable[[At], Tensor]:
+            return lambda at: torch.add(skipped[at], run(x[at].contiguous()), alpha=ffn.residual_factor)
+
+        return {SKIP: lambda at: untouched[at], SMALL: through(ffn.narrow), BIG: through(ffn.big)}
 
 
 class _Take:
@@ -116,7 +116,9 @@ class Branches:
         self._fused = [Fused(layer, skip_scope=scope) for layer in self.layers] if applies(lm.model) else []
         _keep_freed_memory()
         cache = DynamicCache()  # without the configuration, which may have it forget what leaves a sliding window
-        with torch.no_grad(), _calls(self.layers[:1]) as calls:
+        # of every layer, since Gemma 3 rotates those with a window by another base
+        places = _calls(self.layers, ("position_embeddings", "position_ids"))
+        with torch.no_grad(), _calls(self.layers[:1]) as first, places as self._kwargs:
             lm.model(
                 torch.from_numpy(ids).to(lm.device),
                 duo_routes=torch.from_numpy(routes).to(lm.device),
@@ -125,9 +127,7 @@ class Branches:
                 logits_to_keep=1,
             )
         self.work = Work()
-        (call,) = calls
-        self.inputs = call["hidden_states"]
-        self._kwargs = {name: call[name] for name in ("position_embeddings", "position_ids") if name in call}
+        self.inputs = first[0]["hidden_states"]
         written: list[Any] = cache.layers
         self.keys = [layer.keys.clone() for layer in written]
         self.values = [layer.values.clone() for layer in written]
@@ -180,16 +180,16 @@ class Branches:
     def _seen(self, layer: int, position: int) -> Lockstep:
         """What branches at a position attend to, for the layer that will run them."""
         prefix = self._lockstep(layer, position)
-        return turned_back(prefix, *self._kwargs["position_embeddings"]) if self._fused else prefix
+        return turned_back(prefix, *self._kwargs[layer]["position_embeddings"]) if self._fused else prefix
 
     def _run(self, layer: int, positions: list[int] | Tensor, x: Tensor, prefix: Prefix, routing: Any) -> Tensor:
         """One decoder layer over branches `[batch, branch, hidden]`, all at one position, or each at its own."""
-        kwargs = dict(self._kwargs)
+        kwargs = dict(self._kwargs[layer])
         if "position_embeddings" in kwargs:
             kwargs["position_embeddings"] = tuple(part[..., positions, :] for part in kwargs["position_embeddings"])
         if "position_ids" in kwargs:
             kwargs["position_ids"] = kwargs["position_ids"][..., positions]
-        return self.layers[layer](x, attention_mask=None, duo_routing=routing, duo_prefix=prefix, **kwargs)
+        return self.layers[layer](x, attention_mask=prefix, duo_routing=routing, **kwargs)
 
     def _expand(
         self,
@@ -310,13 +310,15 @@ def _keep_freed_memory() -> None:
 
 
 @contextmanager
-def _calls(layers: Sequence[Any]) -> Iterator[list[dict[str, Any]]]:
-    """What each of some decoder layers is called with, by name: hidden states, positions and masks, whatever the family."""
+def _calls(layers: Sequence[Any], names: tuple[str, ...] = ()) -> Iterator[list[dict[str, Any]]]:
+    """What each of some decoder layers is called with, by name: hidden states, positions and masks, whatever the family; those
+    of some names alone where they are given."""
     calls: list[dict[str, Any]] = []
 
     def keep(layer: Any, args: tuple, kwargs: dict[str, Any]) -> None:
         bound = inspect.signature(layer.dense_forward).bind_partial(*args, **kwargs).arguments
-        calls.append({**bound.pop("kwargs", {}), **bound})
+        call = {**bound.pop("kwargs", {}), **bound}
+        calls.append({name: call[name] for name in names or call if name in call})
 
     hooks = [layer.register_forward_pre_hook(keep, with_kwargs=True) for layer in layers]
     try:

@@ -20,7 +20,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from ..families import FAMILIES, Family, family
 from ..routes import BIG, SKIP, SMALL
-from .routing import DuoFFN, DuoLayer, GivenRoutes, LearnedRoutes, Routing
+from .routing import DuoFFN, DuoLayer, GivenRoutes, LearnedRoutes, PostNorm, Routing
 
 SKIP_SCOPES = ("ffn", "block")
 
@@ -104,6 +104,10 @@ class DuoCausalLM(PreTrainedModel if TYPE_CHECKING else nn.Module):  # type: ign
             _make_duo(layer, index, self.family, config)
         self.post_init()
 
+    @classmethod
+    def _can_set_experts_implementation(cls) -> bool:  # found by reading the source of the class's module: the family's
+        return cls.family.causal_lm._can_set_experts_implementation()
+
     @property
     def decoder_layers(self) -> nn.ModuleList:
         """The decoder layers, in order."""
@@ -168,6 +172,8 @@ class DuoCausalLM(PreTrainedModel if TYPE_CHECKING else nn.Module):  # type: ign
         routing = self._routing(tokens, duo_routes, duo_policy, duo_router)
         kwargs |= {"attention_mask": attention_mask, "labels": labels, "logits_to_keep": logits_to_keep}
         kwargs |= {"inputs_embeds": inputs_embeds, "past_key_values": past_key_values, "return_dict": True}
+        if self.family.experts:  # of some tokens only, where others take no expert: no measure of the experts' balance
+            kwargs["output_router_logits"] = False
         out = super().forward(input_ids=input_ids, position_ids=position_ids, duo_routing=routing, **kwargs)
         logits = routing.stacked_logits() if isinstance(routing, LearnedRoutes) else None
         found = DuoOutput(**out, router_logits=logits)
@@ -262,6 +268,12 @@ def _make_duo(layer: nn.Module, index: int, family: Family, config: DuoConfig) -
     ffn.family, ffn.layer_index = family, index
     layer.__class__ = _mixed(DuoLayer, type(layer))
     object.__setattr__(layer, "duo_ffn", ffn)
+    if family.residual_factor:
+        ffn.residual_factor = attrgetter(family.residual_factor)(layer)
+    if family.post_norm:
+        norm: Any = attrgetter(family.post_norm)(layer)
+        norm.__class__ = _mixed(PostNorm, type(norm))
+        object.__setattr__(ffn, "post_norm", norm)  # no child of its: the layer has it
 
 
 _MIXED: dict[tuple[type, type], type] = {}
@@ -296,9 +308,14 @@ CLASSES = {name: _classes(entry) for name, entry in FAMILIES.items()}
 for _config, _causal_lm in CLASSES.values():
     AutoConfig.register(_config.model_type, _config, exist_ok=True)
     AutoModelForCausalLM.register(_config, _causal_lm, exist_ok=True)
-    _renamed = get_checkpoint_conversion_mapping(_causal_lm.family.causal_lm.__name__)
-    if _renamed is not None:  # weights that are stored under other names than the model's
-        register_checkpoint_conversion_mapping(_causal_lm.__name__, _renamed, overwrite=True)
+    # weights that are stored under other names than the model's: by class, or by model type, which is ours also where the
+    # dense class reads a Duo folder
+    for _dense, _duo in (
+        (_causal_lm.family.causal_lm.__name__, _causal_lm.__name__),
+        (_causal_lm.family.name, _config.model_type),
+    ):
+        if (_renamed := get_checkpoint_conversion_mapping(_dense)) is not None:
+            register_checkpoint_conversion_mapping(_duo, _renamed, overwrite=True)
 
 
 def config_for(dense: PretrainedConfig, *, small_width: int, skip_scope: str = "ffn") -> DuoConfig:

@@ -16,8 +16,10 @@ def parameter_groups(model: DuoCausalLM) -> dict[str, int]:
     """Parameters of the small FFNs, the big FFNs, attention, embeddings (a tied head once) and norms."""
     groups = dict.fromkeys(("small", "big", "attention", "embedding", "norm"), 0)
     ffns: list[Any] = [layer.duo_ffn for layer in model.decoder_layers]
-    kinds = {module: "small" for ffn in ffns for module in ffn.small.modules()}
-    kinds |= {linear: "big" for ffn in ffns for linear in ffn.linears()}
+    kinds: dict[Any, str] = {module: "big" for ffn in ffns for module in ffn.modules()}
+    if not model.family.experts:  # the parts of an FFN need not be its children
+        kinds |= {linear: "big" for ffn in ffns for linear in ffn.linears()}
+    kinds |= {module: "small" for ffn in ffns for module in ffn.small.modules()}
     kinds[model.get_output_embeddings()] = "embedding"
     counted: set[nn.Parameter] = set()
     for module in model.modules():
@@ -38,7 +40,7 @@ def forward_flops(model: DuoCausalLM, routes: Int8[np.ndarray, "seq token layer"
 
     Per token and layer: query and output projections `4 d h`, keys and values `4 d g` (h and g: width of all heads and of
     the key and value heads), scores and mixture `4 T h` for texts of T tokens, and `2 m d f` for the m matrices of the
-    chosen FFN of width f (none for a skip). The head: `2 d V`.
+    chosen FFN of width f (none for a skip; of E experts, their choice `2 d E` and f of those that are chosen). The head: `2 d V`.
 
     Source: counting multiply-adds twice, as `torch.utils.flop_counter` does, which it equals for eager attention.
     Deviation: the causal half of the scores is counted although kernels may skip it; norms, rotations and softmax are
@@ -58,9 +60,5 @@ def forward_flops(model: DuoCausalLM, routes: Int8[np.ndarray, "seq token layer"
     width = getattr(config, "head_dim", None) or d // heads
     kv_heads = getattr(config, "num_key_value_heads", None) or heads
     attention = 4 * d * heads * width + 4 * d * kv_heads * width + 4 * tokens * heads * width
-    per_width = 2 * family.ffn_matrices * d
-    ffn = per_width * (
-        int((routes == BIG).sum()) * family.ffn_width(config)
-        + int((routes == SMALL).sum()) * config.small_intermediate_size
-    )
-    return seqs * tokens * (layers * attention + 2 * d * config.vocab_size) + ffn
+    ffn = family.flops(config, big=int((routes == BIG).sum()), small=int((routes == SMALL).sum()))
+    return seqs * tokens * (layers * attention + 2 * d * config.vocab_size) + int(ffn)

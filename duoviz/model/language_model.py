@@ -35,18 +35,24 @@ class Head:
 
     Attributes:
         norm: the model's final norm.
-        weight: float32 `[vocab, hidden]`.
+        weight: float32 `[vocab, hidden]`, times what the family multiplies its logits by.
         bias: float32 `[vocab]`, or None.
+        cap: logits z are softly capped at it, `cap tanh(z / cap)`; None where they are not.
     """
 
     norm: nn.Module
     weight: Float[Tensor, "vocab hidden"]
     bias: Float[Tensor, " vocab"] | None
+    cap: float | None = None
 
     def logits(self, hidden: Float[Tensor, "*any hidden"]) -> Float[Tensor, "*any vocab"]:
         """Logits of the last layer's output, before the final norm."""
         normed = self.norm(hidden.to(self.weight.device, torch.float32))
-        return nn.functional.linear(normed, self.weight, self.bias)
+        return self.capped(nn.functional.linear(normed, self.weight, self.bias))
+
+    def capped(self, logits: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
+        """Logits from what the linear map makes."""
+        return logits if self.cap is None else torch.tanh(logits / self.cap) * self.cap
 
 
 class LanguageModel:
@@ -102,12 +108,15 @@ class LanguageModel:
     def head(self) -> Head:
         """The head in float32."""
         output = self.model.get_output_embeddings()
-        bias = getattr(output, "bias", None)
+        bias, config = getattr(output, "bias", None), self.model.config
+        scale = self.model.family.logit_scale(config)
+        weight = output.weight.detach().float()
         norm = remove_hook_from_module(copy.deepcopy(self.model.final_norm))  # one that would move its input
         return Head(
             norm.to(output.weight.device, torch.float32).requires_grad_(False),
-            output.weight.detach().float(),
-            None if bias is None else bias.detach().float(),
+            weight if scale == 1 else weight * scale,
+            None if bias is None else bias.detach().float() * scale,
+            getattr(config, "final_logit_softcapping", None),
         )
 
     @cached_property
@@ -122,7 +131,7 @@ class LanguageModel:
         for name, tensor in sorted(self.model.state_dict().items()):
             digest.update(name.encode())
             rounded = tensor.detach().cpu().to(torch.bfloat16).contiguous()
-            digest.update(rounded.view(torch.uint8).numpy().tobytes())
+            digest.update(rounded.reshape(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:12]
 
     def check(self, tokens: Text) -> Tokens:

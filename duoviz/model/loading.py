@@ -251,6 +251,9 @@ def _read(
         logging.set_verbosity(level)
         if shown:
             logging.enable_progress_bar()
+    if new is not None:
+        for layer in model.decoder_layers:
+            _same_activation(layer.duo_ffn)
     _check(path, model, report, new)
     head, embeddings = model.get_output_embeddings().weight, model.get_input_embeddings().weight
     if model.config.tie_word_embeddings and head is not embeddings:
@@ -271,13 +274,18 @@ def _from_gguf(
     own = causal_lm.family.config.from_dict({**_gguf_fields(str(path))})
     dense = causal_lm.family.causal_lm.from_pretrained(place.pop("path"), config=own, dtype=wide, **place)
     LOG.warning("%s: its weights are de-quantised to %s", path, str(wide).removeprefix("torch."))
-    with torch.device("meta"):
-        model = causal_lm(config)
-    model.to_empty(device="cpu").to(wide)
-    model.init_weights()
+    model = causal_lm(config).to(wide)
     missing, unexpected = model.load_state_dict(dense.state_dict(), strict=False, assign=True)
     model.tie_weights()
     return model.eval(), {"missing_keys": set(missing), "unexpected_keys": set(unexpected), "mismatched_keys": set()}
+
+
+def _same_activation(ffn: Any) -> None:
+    """Give the small FFN the big one's activation: that of Apertus has weights, which are not among those that its family
+    initialises."""
+    for name, part in ffn.small.named_children():
+        if name not in (*ffn.family.into, ffn.family.out) and hasattr(ffn, name):
+            part.load_state_dict(getattr(ffn, name).state_dict())
 
 
 def _check(path: Path | str, model: DuoCausalLM, report: dict[str, Any], new: str | None) -> None:

@@ -38,12 +38,24 @@ class Routing(Protocol):
 class DuoFFN(nn.Module):
     """A family's FFN (big) with a second, narrower one of the same kind as its child `small`.
 
-    The big FFN keeps its own parameter names, so a Duo checkpoint also opens as the dense model.
+    The big FFN keeps its own parameter names, so a Duo checkpoint also opens as the dense model. Where the layer has a norm
+    for the FFN's output, each of the two goes through it here: a soft mixture of them is then one of what the layer would
+    add, and not of what a norm brings to the same length whatever the skip's share is.
+
+    Attributes:
+        small: the small FFN.
+        family: of the model.
+        layer_index: of the layer.
+        residual_factor: what the layer multiplies the output by before it adds it.
+        post_norm: the layer's norm of the output, or None.
+        routing: of the forward pass that is going on.
     """
 
     small: nn.Module
     family: Family
     layer_index: int
+    residual_factor: float = 1.0
+    post_norm: PostNorm | None = None
     routing: Routing | None = None
 
     def forward(self, x: Float[Tensor, "*token hidden"]) -> Float[Tensor, "*token hidden"]:
@@ -56,23 +68,38 @@ class DuoFFN(nn.Module):
         return [getattr(ffn or self, name) for name in (*self.family.into, self.family.out)]
 
     def big(self, x: Float[Tensor, "*token hidden"]) -> Float[Tensor, "*token hidden"]:
-        """The big FFN: the dense model's own."""
-        return super().forward(x)
+        """The big FFN: the dense model's own, and the norm after it."""
+        one_text = self.family.experts and x.ndim == 2  # experts want [batch, token, hidden]
+        made = super().forward(x[None])[0] if one_text else super().forward(x)
+        return made if self.post_norm is None else self.post_norm(made, inner=True)
+
+    def narrow(self, x: Float[Tensor, "*token hidden"]) -> Float[Tensor, "*token hidden"]:
+        """The small FFN, and the norm after it."""
+        made = self.small(x)
+        return made if self.post_norm is None else self.post_norm(made, inner=True)
 
     def dispatch(self, x: Float[Tensor, "*token hidden"], choices: Int[Tensor, ...]) -> Float[Tensor, "*token hidden"]:
         """Each token through the FFN chosen for it: tokens are gathered by choice, so no work is done twice.
 
-        With gradients on, both FFNs run even on no tokens: distributed training needs a gradient for every parameter.
+        With gradients on, both FFNs run even on no tokens: distributed training needs a gradient for every parameter (experts
+        give one for no tokens as `grouped_mm`, which is what they run as unless told otherwise, and none as `eager`).
         """
         flat, choices = x.reshape(-1, x.shape[-1]), choices.reshape(-1).to(x.device)
         rows = {choice: (choices == choice).nonzero()[:, 0] for choice in (BIG, SMALL)}
         if not torch.is_grad_enabled():
-            for choice, ffn in ((BIG, self.big), (SMALL, self.small)):
+            for choice, ffn in ((BIG, self.big), (SMALL, self.narrow)):
                 if len(rows[choice]) == len(flat):
                     return ffn(x)
-        big, small = self.big(flat.index_select(0, rows[BIG])), self.small(flat.index_select(0, rows[SMALL]))
+        big, small = self.big(flat.index_select(0, rows[BIG])), self.narrow(flat.index_select(0, rows[SMALL]))
         out = big.new_zeros(flat.shape)  # under autocast of another dtype than x
         return out.index_copy(0, rows[BIG], big).index_copy(0, rows[SMALL], small).reshape(x.shape)
+
+
+class PostNorm(nn.Module):
+    """A family's norm of the FFN's output, which `DuoFFN` applies; where the layer comes to it, it has been done."""
+
+    def forward(self, x: Float[Tensor, "*token hidden"], *, inner: bool = False) -> Float[Tensor, "*token hidden"]:
+        return super().forward(x) if inner else x
 
 
 class DuoLayer(nn.Module):
@@ -151,6 +178,7 @@ class LearnedRoutes:
         self.logits: dict[int, Tensor] = {}
         self._skipped: Tensor | None = None
         self._mixed: Tensor | None = None
+        self._factor = 1.0
 
     def at_ffn(self, ffn: DuoFFN, layer: int, x: Tensor) -> Tensor:
         logits = self.router.logits(layer, x)
@@ -164,8 +192,8 @@ class LearnedRoutes:
         if BIG in share:
             mixed = mixed + share[BIG][..., None] * ffn.big(x)
         if SMALL in share:
-            mixed = mixed + share[SMALL][..., None] * ffn.small(x)
-        self._mixed, self._skipped = mixed, share.get(SKIP)
+            mixed = mixed + share[SMALL][..., None] * ffn.narrow(x)
+        self._mixed, self._skipped, self._factor = mixed, share.get(SKIP), ffn.residual_factor
         return mixed
 
     def at_layer_end(self, layer: int, before: Tensor, after: Tensor) -> Tensor:
@@ -176,7 +204,7 @@ class LearnedRoutes:
         if not self.soft:
             return torch.where(skipped, before, after)
         assert self._mixed is not None, "the FFN has run"
-        attended = after - before - self._mixed.reshape(before.shape)
+        attended = torch.sub(after - before, self._mixed.reshape(before.shape), alpha=self._factor)
         return after - skipped * attended
 
     def stacked_logits(self) -> Tensor:

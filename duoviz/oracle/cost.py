@@ -63,9 +63,8 @@ def candidates(space: Space, method: str) -> int:
 def flops(lm: LanguageModel, work: Work, leaves: float) -> float:
     """FLOPs of the work on some tries and of the head at their leaves; see `estimate`."""
     config, family = lm.model.config, lm.model.family
-    d, per_width = config.hidden_size, 2 * family.ffn_matrices * config.hidden_size
-    widths = work.big * family.ffn_width(config) + work.small * config.small_intermediate_size
-    return float(8 * d**2 * work.attentions + 4 * d * work.seen + per_width * widths + leaves * 2 * d * lm.vocab)
+    d, ffns = config.hidden_size, family.flops(config, big=work.big, small=work.small)
+    return float(8 * d**2 * work.attentions + 4 * d * work.seen + ffns + leaves * 2 * d * lm.vocab)
 
 
 def _per_position(lm: LanguageModel, tokens: Tokens, space: Space, context: str, method: str) -> float:

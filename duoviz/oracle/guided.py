@@ -93,9 +93,10 @@ class _Losses:
         texts = asked.copies[rows] * asked.texts + seqs
         for part, hidden in self.branches.scattered(texts, positions, routes):
             normed = head.norm(hidden.float())
-            at = tuple(torch.from_numpy(each[part]).to(normed.device) for each in (seqs, positions))
+            seq, position = (torch.from_numpy(each[part]).to(normed.device) for each in (seqs, positions))
+            at = seq, position
             linear = torch.einsum("rh,rhc->rc", normed, self.wanted.vectors[at]) + self.wanted.bias[at]
-            made.append(exact(head, normed, linear, self.wanted.full, self.wanted.favourite[at]))
+            made.append(exact(head, normed, linear, self.wanted, at))
         return refuse_nan(torch.cat(made)).cpu().numpy()
 
 

@@ -5,7 +5,8 @@ convex function of the normed output, so it lies above each of its tangent plane
 distribution p is known costs the others one product with the mean of the head's weights under p, and lies below by the KL
 from p to their own distribution. A few leaves of each chunk are such anchors. The most promising leaves are finished on the
 whole vocabulary, and then all whose bound does not pass the second best. Best, second best and ties are exact; the others
-stay bounds.
+stay bounds. The log-sum-exp of logits that are capped (Gemma 2) is not convex in the normed output: there every leaf takes
+the whole vocabulary.
 """
 
 from __future__ import annotations
@@ -53,14 +54,16 @@ def leaf_losses(
     """
     head, vectors, bias = branches.lm.head, wanted.vectors[:, position], wanted.bias[:, position]
     bound = None
-    if contests and len(trie.routes) > 4 * (ANCHORS + PROMISING * len(contests)) and not wanted.full:
+    bounded = contests and not wanted.full and head.cap is None
+    if bounded and len(trie.routes) > 4 * (ANCHORS + PROMISING * len(contests)):
         bound = _Bound(head, contests, vectors, bias)
     made = vectors.new_empty(len(vectors), len(trie.routes), len(wanted.linear) + len(wanted.full))
     for rows, normed in branches.leaves(position, trie, lambda hidden: head.norm(hidden.float())):
         if bound is None:
-            linear, favourite = normed @ vectors + bias[:, None], wanted.favourite[:, position]
-            every = linear.flatten(0, 1), wanted.full, favourite.repeat_interleave(normed.shape[1])
-            made[:, rows] = exact(head, normed.flatten(0, 1), *every).view(*normed.shape[:2], -1)
+            seqs = torch.arange(len(normed), device=normed.device).repeat_interleave(normed.shape[1])
+            linear = (normed @ vectors + bias[:, None]).flatten(0, 1)
+            values = exact(head, normed.flatten(0, 1), linear, wanted, (seqs, torch.full_like(seqs, position)))
+            made[:, rows] = values.view(*normed.shape[:2], -1)
         else:
             made[:, rows] = bound.values(rows, normed)
     return made
@@ -70,18 +73,34 @@ def exact(
     head: Head,
     normed: Float[Tensor, "leaf hidden"],
     linear: Float[Tensor, "leaf column"],
-    full: tuple[str, ...],
-    favourite: Int64[Tensor, " leaf"],
+    wanted: Columns,
+    at: tuple[Int64[Tensor, " leaf"], Int64[Tensor, " leaf"]],
 ) -> Float[Tensor, "leaf _"]:
-    """Every column's value from the whole vocabulary: the linear ones, then those that need every logit (see `Columns`)."""
+    """Every column's value from the whole vocabulary: the linear ones, then those that need every logit (see `Columns`).
+
+    Args:
+        head: the model's head.
+        normed: of the leaves.
+        linear: what their linear columns subtract, before any cap.
+        wanted: the columns.
+        at: text and position of each leaf.
+    """
     parts = []
-    for some, less, liked in zip(*(each.split(HEAD_ROWS) for each in (normed, linear, favourite))):
+    for some, less, seqs, positions in zip(*(each.split(HEAD_ROWS) for each in (normed, linear, *at))):
         logits, lse, likely = _likely(head, some)
-        columns = [lse[:, None] - less]
-        if "agree_big" in full:
+        columns = [lse[:, None] - head.capped(less)]
+        if "agree_big" in wanted.full:
+            liked = wanted.favourite[seqs, positions]
             columns.append((logits.argmax(-1) != liked).to(lse.dtype)[:, None])
-        if "entropy" in full:
+        if "entropy" in wanted.full:
             columns.append((lse - (likely * logits).sum(-1))[:, None])
+        for passes in wanted.teachers.values():
+            # as wide as the vocabulary, so made anew for each part, and once where leaves share a place
+            (seq, position), back = torch.stack([seqs, positions]).unique(dim=1, return_inverse=True)
+            taught = logits.new_zeros(len(seq), logits.shape[-1])
+            for outputs in passes:
+                taught += _likely(head, head.norm(outputs[seq, position].to(head.weight)))[2] / len(passes)
+            columns.append((lse - (taught[back] * logits).sum(-1))[:, None])
         parts.append(torch.cat(columns, 1))
     return torch.cat(parts)
 
@@ -96,7 +115,7 @@ def _likely(
     head: Head, normed: Float[Tensor, "leaf hidden"]
 ) -> tuple[Float[Tensor, "leaf vocab"], Float[Tensor, " leaf"], Float[Tensor, "leaf vocab"]]:
     """Logits, their log-sum-exp, and the next token's distribution."""
-    logits = product(normed, head.weight, head.bias)
+    logits = head.capped(product(normed, head.weight, head.bias))
     likely = logits.softmax(-1)  # in one pass over the logits, where log-sum-exp takes several
     return logits, logits.amax(-1) - likely.amax(-1).log(), likely
 

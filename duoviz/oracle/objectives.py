@@ -2,7 +2,8 @@
 
 Most objectives are the log-sum-exp of the logits less something linear in them, `LSE(z) - v . z`: v is one-hot at the
 target for the loss itself, and a teacher's distribution for an expected loss. They share their passes, and the head can be
-bounded. The last two need every logit.
+bounded. The last two need every logit, and so do the expected losses of a model that caps its logits (Gemma 2): v . z is
+no product with the normed output any more, unless v is one-hot.
 
 | objective | minimises | scored on | shows |
 |---|---|---|---|
@@ -17,8 +18,8 @@ bounded. The last two need every logit.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -33,6 +34,8 @@ SAMPLED = ("null", "sampled")
 """Objectives that draw their targets."""
 FULL = ("agree_big", "entropy")
 """Objectives that need every logit."""
+EXPECTED = ("expected", "expected:mean")
+"""Objectives with a teacher, which need every logit of a model that caps them."""
 NAMES = ("nll", "expected", "expected:mean", *SAMPLED, *FULL)
 RANDOM_PASSES = 64
 """Forward passes with random routes whose predictions the teacher of `expected:mean` averages."""
@@ -105,8 +108,10 @@ class Columns:
         linear: `nll`, `expected`, `expected:mean`, `sample:SEED`.
         vectors: float32 `[seq, position, hidden, column]`, of the linear ones.
         bias: float32 `[seq, position, column]`; zero for a head without bias.
-        full: `agree_big`, `entropy`; their columns follow the linear ones.
+        full: `agree_big`, `entropy`, and the expected ones where logits are capped; their columns follow the linear ones.
         favourite: all-big's likeliest token, for `agree_big`; zeros where it is not asked for.
+        teachers: the last layer's outputs, before the head, of the passes whose predictions make the teacher of an expected
+            column among the full ones: `[pass, seq, position, hidden]` each.
     """
 
     linear: tuple[str, ...]
@@ -114,6 +119,7 @@ class Columns:
     bias: Float[Tensor, "seq position column"]
     full: tuple[str, ...]
     favourite: Int64[Tensor, "seq position"]
+    teachers: dict[str, Float[Tensor, "_ seq position hidden"]] = field(default_factory=dict)
 
     def index(self, name: str) -> int:
         """The place of a column."""
@@ -124,17 +130,20 @@ class Columns:
 def columns(lm: LanguageModel, tokens: Tokens, objectives: Sequence[Objective]) -> Columns:
     """The columns that some objectives need."""
     names = tuple(dict.fromkeys(name for o in objectives for name in (o.minimises, o.scored_on)))
-    linear = tuple(name for name in names if name not in FULL)
+    full = FULL if lm.head.cap is None else (*FULL, *EXPECTED)
+    linear = tuple(name for name in names if name not in full)
     parts = [_linear(lm, tokens, name) for name in linear]
     favourite = torch.zeros(tokens.scored.shape, dtype=torch.int64, device=lm.head.weight.device)
     if "agree_big" in names:
         favourite = torch.stack([lm.head.logits(hidden).argmax(-1) for hidden in all_big(lm, tokens)])
+    asked = tuple(name for name in full if name in names)
     return Columns(
         linear,
         torch.stack([vectors for vectors, _ in parts], -1),
         torch.stack([bias for _, bias in parts], -1),
-        tuple(name for name in FULL if name in names),
+        asked,
         favourite,
+        {name: torch.stack(list(_teacher(lm, tokens, name))) for name in asked if name in EXPECTED},
     )
 
 
@@ -145,12 +154,10 @@ def _linear(
     weight = lm.head.weight
     bias = lm.head.bias if lm.head.bias is not None else weight.new_zeros(len(weight))
     if name.startswith("expected"):
-        passes: Iterable[Tensor]
-        mean = name == "expected:mean"
-        passes, number = (_random_passes(lm, tokens), RANDOM_PASSES) if mean else ([all_big(lm, tokens)], 1)
+        number = RANDOM_PASSES if name == "expected:mean" else 1
         biases = bias.new_zeros(tokens.scored.shape)
         vectors = weight.new_zeros(*biases.shape, weight.shape[1])
-        for outputs in passes:
+        for outputs in _teacher(lm, tokens, name):
             for row, hidden in enumerate(outputs):
                 likely = lm.head.logits(hidden).softmax(-1) / number
                 vectors[row] += likely @ weight
@@ -159,6 +166,14 @@ def _linear(
     ids = sample_targets(lm, tokens, seed=int(name[7:])) if name.startswith("sample:") else tokens.ids[:, 1:]
     targets = torch.from_numpy(ids).to(weight.device)
     return weight[targets], bias[targets]
+
+
+def _teacher(lm: LanguageModel, tokens: Tokens, name: str) -> Iterator[Float[Tensor, "seq position hidden"]]:
+    """The last layer's outputs in the passes whose mean prediction is the teacher of an expected loss."""
+    if name == "expected:mean":
+        yield from _random_passes(lm, tokens)
+    else:
+        yield all_big(lm, tokens)
 
 
 def _random_passes(lm: LanguageModel, tokens: Tokens) -> Iterator[Float[Tensor, "seq position hidden"]]:

@@ -90,7 +90,7 @@ class Preset:
         fields: dict[str, Any] = {
             "vocab_size": self.vocab,
             "hidden_size": self.hidden,
-            entry.width: self.big,
+            entry.width: self.big // (entry.config().num_experts_per_tok if entry.experts else 1),
             "num_hidden_layers": self.layers,
             "num_attention_heads": self.heads,
             "max_position_embeddings": self.context,
