@@ -42,9 +42,15 @@ def stored(name, folder):
     return path
 
 
+@lru_cache
+def converted(path):
+    """A Duo model on that checkpoint, of which every law has a copy."""
+    return convert(path, X, small=8, begin="random")
+
+
 def duo(name, folder, scope="ffn"):
     """A Duo model on that checkpoint, whose small FFNs do something of their own."""
-    made = convert(stored(name, folder), X, small=8, begin="random")
+    made = copy.deepcopy(converted(stored(name, folder)))
     made.config.skip_scope = scope
     torch.manual_seed(0)
     for layer in made.decoder_layers:

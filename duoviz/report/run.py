@@ -73,20 +73,20 @@ def build(
     running = [path for path in chosen if not absent[path]]
     out.mkdir(parents=True, exist_ok=True)
     _plotly_js(out)  # first: a page can be read as soon as it is there
-    pages = []
+    pages = {path: Page(path.stem, *_heading(path), 0.0, absent=why) for path, why in absent.items() if why}
+    for page in pages.values():
+        say(f"{page.name} does not apply: {page.absent}")
+    asked = {path: {name: value for name, value in parameters.items() if name in defaults[path]} for path in running}
     with _environment(fresh=fresh):
-        for number, path in enumerate(chosen, 1):
-            if absent[path]:
-                say(f"[{number}/{len(chosen)}] {path.stem} does not apply: {absent[path]}")
-                pages.append(Page(path.stem, *_heading(path), 0.0, absent=absent[path]))
-                continue
-            say(f"[{number}/{len(chosen)}] {path.stem} ...")
-            given = {name: value for name, value in parameters.items() if name in defaults[path]}
-            page = _page(path, out, given, _links(running, running.index(path)))
-            say(f"[{number}/{len(chosen)}] {path.stem}: {page.error or f'{page.seconds:.0f} s'}")
-            pages.append(page)
-    (out / "index.html").write_text(index(pages), encoding="utf-8")
-    return pages
+        for number, path in enumerate(running, 1):
+            say(f"[{number}/{len(running)}] {path.stem} ...")
+            pages[path] = page = _page(path, out, asked[path], _links(running, number - 1))
+            say(f"[{number}/{len(running)}] {path.stem}: {page.error or f'{page.seconds:.0f} s'}")
+            done = [pages[path] for path in chosen if path in pages]
+            (out / "index.html").write_text(index(done), encoding="utf-8")
+    if not running:
+        (out / "index.html").write_text(index(list(pages.values())), encoding="utf-8")
+    return [pages[path] for path in chosen]
 
 
 def _absolute(parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -225,7 +225,7 @@ def _run(path: Path, executed: Path, parameters: dict[str, Any]) -> str:
             str(path),
             str(executed),
             parameters=parameters,
-            cwd=str(NOTEBOOKS),
+            cwd=str(path.parent),
             kernel_name="python3",
             progress_bar=False,
             store_widget_state=False,
