@@ -28,10 +28,13 @@ IN_CODE, IN_PROSE = re.compile(r"\w+"), re.compile(r"\w+(?:['’]\w+)*")
 
 
 def looks_like_python(text: str) -> bool:
-    """Whether at least a third of the lines that are not empty start as a line of Python does: with a keyword, a call, an
+    """Whether at least 45 % of the characters stand in lines that start as a line of Python does: with a keyword, a call, an
     assignment, a decorator, a comment or a closing bracket."""
-    lines = [line for line in text.splitlines() if line.strip()]
-    return 3 * sum(STATEMENT.match(line) is not None for line in lines) >= max(1, len(lines))
+    # Characters, not lines: documentation has few long lines of prose around many short ones of code. Of 144 shipped
+    # passages 1 exceeds 45 % (a call in every paragraph), of 144 pieces of shipped code all do.
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    code = sum(len(line) for line in lines if STATEMENT.match(line))
+    return 100 * code >= 45 * max(1, sum(map(len, lines)))
 
 
 def token_classes(tokens: Tokens) -> np.ndarray:

@@ -127,8 +127,7 @@ class Study:
             method = RANDOM  # the searches follow one token's routes, not a whole text's
         ways: dict[str, Any] = {"context": context, "method": method, "choices": choices}
 
-        groups: list[tuple[str, ...]]
-        groups = [(name,) for name in objectives] if context == "committed" else [objectives]
+        groups: list[tuple[str, ...]] = [(name,) for name in objectives] if context == "committed" else [objectives]
 
         def compute(names: tuple[str, ...], keep: oracle.Keep) -> dict[str, pd.DataFrame]:
             before()
@@ -206,12 +205,8 @@ class Study:
         return [replace(found.pop("nll"), name="oracle"), *found.values(), *random.values(), self.fixed(source)]
 
     def landscapes(self, source: str, *, positions: int = 32) -> dict[str, pd.DataFrame]:
-        """What all routes of some positions say, under `reference:big` (see `landscapes.measured`).
-
-        Args:
-            source: which texts.
-            positions: of each text, evenly spaced.
-        """
+        """What all routes of some positions of each text, evenly spaced, say under `reference:big` (see
+        `landscapes.measured`)."""
         tokens, space = self.tokens(source), routes.Space(self.lm.layers, self.choices)
         asked = {"positions": positions, **landscapes.asked(space), "seed": self.seed}
 
@@ -339,20 +334,15 @@ class Study:
 
         `compute` is given what keeps its parts until it is done.
         """
-        request = {
-            "what": what,
-            "model": self.lm.fingerprint,
-            "dtype": str(self.lm.model.dtype),
-            **asked,
-        }
+        request = {"what": what, "model": self.lm.fingerprint, "dtype": str(self.lm.model.dtype), **asked}
         keep = partial(self._store.part, request)
         return self._store.cached(request, partial(compute, keep))
 
 
 def _text(tokens: records.Tokens) -> dict[str, Any]:
     """What a request says of its text: a source may change under its name, so its ids are part of it."""
-    size = {"documents": len(tokens), "length": tokens.ids.shape[1]}
-    return {"source": tokens.source, "text": tokens.fingerprint, **size}
+    shape = {"documents": len(tokens), "length": tokens.ids.shape[1]}
+    return {"source": tokens.source, "text": tokens.fingerprint, **shape}
 
 
 def results(folder: Path = ROOT / "runs" / "results", *, since: float = 0.0) -> store.Store:

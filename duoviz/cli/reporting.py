@@ -1,0 +1,74 @@
+"""Subcommands about the whole suite: `report`, `bench`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .command import SHIPPED, Model, command
+
+
+@command("finished pages are in {out}, and what they computed is kept; repeat the command to go on from there")
+def report(
+    only: Annotated[str, typer.Option(help="Numbers or names of notebooks, separated by commas.")] = "",
+    parameter: Annotated[
+        list[str] | None, typer.Option("--parameter", "-p", help="name=value for the notebooks; repeatable.")
+    ] = None,
+    model: Annotated[str, typer.Option(help="The same as -p model=...")] = "",
+    fresh: Annotated[bool, typer.Option(help="Compute every stored result again (not the weights).")] = False,
+    ship: Annotated[bool, typer.Option(help="The same, and put the results in data/results.")] = False,
+    out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("runs/report"),
+) -> None:
+    """Run the notebooks headlessly and write a report that opens offline."""
+    import time
+
+    from .. import report as reports
+    from .. import study
+
+    given = dict(_parameter(text) for text in parameter or [])
+    if model:
+        given["model"] = model
+    if ship and (only or given):
+        raise ValueError("--ship is for the results of all notebooks with their own parameters: leave the others out")
+    began = time.time()
+    pages = reports.build(out, only=[part for part in only.split(",") if part], parameters=given, fresh=fresh or ship)
+    print(f"report: {out / 'index.html'}")
+    if any(page.error for page in pages):
+        raise typer.Exit(1)
+    if ship:
+        print(f"shipped: {', '.join(study.results(since=began).ship())}")
+
+
+@command("nothing is kept of a benchmark; repeat the command")
+def bench(
+    model: Model = str(SHIPPED),
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    rounds: Annotated[int, typer.Option(help="How often both sides of a comparison are timed.")] = 3,
+    out: Annotated[Path, typer.Option(help="The table as JSON.")] = Path("runs/bench.json"),
+    ship: Annotated[bool, typer.Option(help="Also put the table in data/bench.json and the README.")] = False,
+) -> None:
+    """Measure what is fast and what is not, as ratios in one run."""
+    from .. import bench as benchmarks
+    from .. import study
+
+    print(f"{benchmarks.machine()}\n\n{benchmarks.HEADER}")
+    rows = benchmarks.run(model, device=device, rounds=rounds)
+    shipped = study.ROOT / "data" / "bench.json"
+    for path in [out, *([shipped] if ship else [])]:
+        benchmarks.write(rows, path)
+    print(f"\nalso in {out}")
+    if ship:
+        benchmarks.ship(shipped, study.ROOT / "README.md")
+
+
+def _parameter(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise ValueError(f"parameter {text!r}: write name=value")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value

@@ -1,0 +1,149 @@
+"""Subcommands that look at a model as it is: `score`, `oracle`, `evaluate`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .command import SHIPPED, Bos, Documents, Length, MicroRows, Model, Seed, Source, bos_of, command
+
+
+@command("nothing was written; repeat the command")
+def score(
+    text: Annotated[str, typer.Option(help="The text to score.")],
+    route: Annotated[
+        str,
+        typer.Option(help="One letter per layer, layer 0 first: - skip, S small, B big; or all-big, all-small, ..."),
+    ] = "all-big",
+    model: Model = str(SHIPPED),
+    bos: Bos = "auto",
+    out: Annotated[Path | None, typer.Option(help="Write the losses as parquet.")] = None,
+) -> None:
+    """Loss of every token of a text under one route."""
+    from .. import corpus, frames, study
+
+    lm = study.Study(model=model).lm
+    tokens = corpus.encode(lm.tokenizer, text, bos=bos_of(bos))
+    table = frames.token_losses(tokens, {"loss": lm.score(tokens, route)})
+    print(table[["position", "target", "loss_nats"]].to_string(index=False))
+    print(f"mean loss {table['loss_nats'].mean():.4f} nats over {len(table)} tokens")
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        table.to_parquet(out)
+
+
+@command("finished batches of texts are kept in {out}; repeat the command to go on from there")
+def oracle(
+    source: Source = "shipped-prose",
+    documents: Documents = 8,
+    length: Length = 128,
+    choices: Annotated[
+        str | None, typer.Option(help="Allowed choices: SB, -B or -SB; if not given, SB, of a dense model -B.")
+    ] = None,
+    context: Annotated[str, typer.Option(help="committed, reference:big, reference:<route> or uniform.")] = "committed",
+    objective: Annotated[
+        str, typer.Option(help="nll, expected, expected:mean, null, sampled, agree_big or entropy.")
+    ] = "nll",
+    method: Annotated[
+        str,
+        typer.Option(help="exhaustive, random-K, descent, beam, mcts, surrogate, or auto (see duoviz.oracle.methods)."),
+    ] = "exhaustive",
+    width: Annotated[
+        int | None, typer.Option(help="The method's number: width of a beam, simulations, samples, restarts.")
+    ] = None,
+    model: Model = str(SHIPPED),
+    batch_size: Annotated[int, typer.Option(help="Documents searched in lockstep.")] = 8,
+    nodes: Annotated[int, typer.Option(help="Nodes of the trie held at a time: bounds the memory.")] = 16_384,
+    max_flops: Annotated[float, typer.Option(help="Refuse a search that would cost more.")] = 1e15,
+    seed: Seed = 0,
+    fresh: Annotated[bool, typer.Option(help="Search again even if the result is stored.")] = False,
+    bos: Bos = "auto",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what the search would take on this machine, and stop.")
+    ] = False,
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("runs/oracle"),
+) -> None:
+    """The best route of every token for every budget of big layers; `--out` gets them as a table, one row a token and budget."""
+    from .. import frames, progress, study
+    from .. import oracle as oracles
+
+    session = study.Study(
+        model=model,
+        sources=(source,),
+        documents=documents,
+        length=length,
+        seed=seed,
+        results=out,
+        fresh=fresh,
+        bos=bos_of(bos),
+    )
+    tokens, choices = session.tokens(source), choices or session.choices
+    ways: dict[str, Any] = {"context": context, "choices": choices}
+    ways["method"] = method if width is None else f"{method}-{width}"
+    setting = oracles.Setting(batch_size=batch_size, width=nodes, max_flops=max_flops)
+
+    def say_cost() -> None:
+        flops = oracles.estimate_curve(session.lm, tokens, **ways)
+        rate = oracles.measured_rate(session.lm, tokens, objective=objective, setting=setting, **ways)
+        size = f"{len(tokens)} documents, {int(tokens.scored.sum()):,} positions"
+        print(f"{size}: {flops:.2g} FLOPs, about {progress.duration(flops / rate)} on this machine", file=sys.stderr)
+
+    if dry_run:
+        say_cost()
+        return
+    found = session.survey(source, (objective,), setting=setting, before=say_cost, **ways)
+    curve = found[objective]
+    for place in session.found:
+        print(f"found in {place}", file=sys.stderr)
+    table = frames.tidy(frames.curve(curve, tokens), tokens)
+    out.mkdir(parents=True, exist_ok=True)
+    table.to_parquet(out / "routes.parquet", index=False)
+    print(frames.curve_summary([curve], tokens).to_string(index=False))
+    print(f"replay: at most {curve.replay_error.max():.1e} nats from one ordinary forward pass")
+    print(f"{len(table):,} routes with their tokens: {out / 'routes.parquet'}")
+
+
+@command("nothing is kept of an evaluation; repeat the command, with fewer --documents or a smaller --limit")
+def evaluate(
+    source: Annotated[str | None, typer.Option(help="Perplexity on this corpus source (see oracle).")] = None,
+    tasks: Annotated[str, typer.Option(help="Or tasks of lm-evaluation-harness, separated by commas.")] = "",
+    route: Annotated[list[str] | None, typer.Option(help="One letter per layer for all tokens; repeatable.")] = None,
+    router: Annotated[list[Path] | None, typer.Option(help="Folder of a router; repeatable.")] = None,
+    big: Annotated[list[float] | None, typer.Option(help="Share of big of random choices; repeatable.")] = None,
+    small: Annotated[float | None, typer.Option(help="Share of small beside --big; what is left if not given.")] = None,
+    skip: Annotated[float | None, typer.Option(help="Share of skips beside --big; 0 if not given.")] = None,
+    length: Annotated[int | None, typer.Option(help="Tokens of a window; the context if not given.")] = None,
+    stride: Annotated[
+        int | None, typer.Option(help="Tokens from window to window; half the length by default.")
+    ] = None,
+    documents: Annotated[int | None, typer.Option(help="Stop after so many documents of the source.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Documents of each task; all if not given.")] = None,
+    fewshot: Annotated[int | None, typer.Option(help="Examples before each; the task's number if not given.")] = None,
+    include_path: Annotated[Path | None, typer.Option(help="Folder with tasks of your own.")] = None,
+    model: Model = str(SHIPPED),
+    batch_size: MicroRows = 8,
+    seed: Seed = 0,
+    out: Annotated[Path, typer.Option(help="Folder for the table.")] = Path("runs/evaluate"),
+) -> None:
+    """Perplexity with sliding windows, or tasks such as arc_easy, for one or several ways to route the tokens."""
+    from .. import evaluation, study
+
+    cut = {"--source": source, "--length": length, "--stride": stride, "--documents": documents}
+    own = {"--limit": limit, "--fewshot": fewshot, "--include-path": include_path}
+    if wrong := [name for name, value in (cut if tasks else own).items() if value is not None]:
+        raise ValueError(f"{', '.join(wrong)} {'beside' if tasks else 'without'} --tasks says nothing: leave one out")
+    if tasks:
+        evaluation.check_installed()
+    lm, named = study.Study(model=model).lm, {"routes": route or (), "routers": router or (), "bigs": big or ()}
+    ways = evaluation.ways_of(lm, **named, small=small, skip=skip, seed=seed)  # type: ignore[arg-type]
+    asked: dict[str, Any] = {name[2:].replace("-", "_"): value for name, value in (own if tasks else cut).items()}
+    if tasks:
+        rows = evaluation.tasks(lm, tasks.split(","), ways=ways, batch_size=batch_size, **asked)
+    else:
+        asked["source"] = source or "shipped-prose"
+        rows = evaluation.perplexities(lm, ways=ways, batch_size=batch_size, **asked)
+    print(evaluation.write(lm, rows, out / ("tasks" if tasks else "perplexity")).to_string(index=False))
+    print(f"also in {out}, as parquet and JSON")

@@ -1,0 +1,133 @@
+"""Subcommands that train: `router`, `train`, `convert`, `figure8`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .command import SHIPPED, MicroRows, Model, Seed, Sources, command
+
+
+@command("training up to its last checkpoint is kept in {out}; repeat the command to go on from there")
+def router(
+    out: Annotated[Path, typer.Option(help="Folder of the router.")],
+    big: Annotated[float, typer.Option(help="Share of big layers asked for.")] = 4 / 12,
+    skip: Annotated[float, typer.Option(help="Share of skipped layers asked for.")] = 0.0,
+    small: Annotated[float | None, typer.Option(help="Share of small layers; what is left if not given.")] = None,
+    tokens: Annotated[int, typer.Option(help="Training tokens.")] = 1_000_000,
+    sources: Sources = "python-prose,python-code",
+    model: Model = str(SHIPPED),
+    seed: Seed = 0,
+) -> None:
+    """Train a router for a mixture of big, small and skip (stage 3); it is calibrated and saved with what it realises."""
+    from .. import router as routers
+    from .. import study
+    from ..routes import rest
+
+    mixture = routers.Mixture(big=big, small=rest(big, skip) if small is None else small, skip=skip)
+    made, log = study.train_router(model, out, mixture=mixture, tokens=tokens, sources=sources.split(","), seed=seed)
+    print(log.iloc[[0, -1]].to_string(index=False))
+    print(json.dumps({"asked": made.facts["mixture"], "realised on calibration text": made.facts["calibrated"]}))
+    print(f"the router is in {out}")
+
+
+@command("training up to its last checkpoint is kept in {out}; repeat the command to go on from there")
+def train(
+    out: Annotated[Path, typer.Option(help="Folder of the run; a run that was cut off goes on from there.")],
+    preset: Annotated[
+        str | None, typer.Option(help="tiny (the shipped model), tiny-opt or paper (1.4 B); else that of --start.")
+    ] = None,
+    width: Annotated[int | None, typer.Option(help="Width of the big FFN; the preset's if not given.")] = None,
+    tokens: Annotated[int | None, typer.Option(help="Training tokens; the preset's if not given.")] = None,
+    sources: Sources = "python-prose,python-code",
+    big: Annotated[float, typer.Option(help="Probability of the big FFN; 1 trains a dense model.")] = 0.5,
+    skip: Annotated[float, typer.Option(help="Probability of a skip; the rest is small.")] = 0.0,
+    micro_rows: MicroRows = 16,
+    start: Annotated[
+        Path | None, typer.Option(help="Start from this Duo folder; the learning rate is warmed up again.")
+    ] = None,
+    optimizer: Annotated[str, typer.Option(help="adamw, or muon for the hidden matrices.")] = "adamw",
+    activation_checkpointing: Annotated[bool, typer.Option(help="Recompute activations to save memory.")] = False,
+    seed: Seed = 0,
+) -> None:
+    """Stage 1: train a Duo model with random routes, from scratch or from `--start`. Repeat the command to resume."""
+    from dataclasses import replace
+
+    from .. import store, training
+    from ..model import RandomPolicy, configuration
+    from ..routes import rest
+
+    if preset not in (None, *training.PRESETS):
+        raise ValueError(f"preset {preset!r}: allowed are {', '.join(training.PRESETS)}")
+    shape = training.PRESETS[preset or "tiny"]
+    if start is not None and preset is None:
+        shape = training.Preset.of(configuration(start), tokens=shape.tokens, learning_rate=shape.learning_rate)
+    shape = replace(shape, tokens=shape.tokens if tokens is None else tokens, big=shape.big if width is None else width)
+    plan = training.Stage1(
+        out=out,
+        preset=shape,
+        sources=tuple(sources.split(",")),
+        policy=RandomPolicy(big=big, small=rest(big, skip), skip=skip),
+        seed=seed,
+        micro_rows=micro_rows,
+        start=start,
+        optimizer=optimizer,
+        gradient_checkpointing=activation_checkpointing,
+    )
+    with store.only_writer(out / "training.lock"), store.room_in(out):
+        folder = training.train(plan)
+    print(f"the model is in {folder}")
+
+
+@command("training up to its last checkpoint is kept in {out}; repeat the command to go on from there")
+def convert(
+    model: Annotated[str, typer.Option(help="Folder or Hub id of a dense model.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run; a run that was cut off goes on from there.")],
+    small: Annotated[
+        int | None, typer.Option(help="Width of the small FFNs; a sixteenth of the big if not given.")
+    ] = None,
+    begin: Annotated[str, typer.Option(help="neurons (the big FFN's most used ones, rescaled) or random.")] = "neurons",
+    tokens: Annotated[int, typer.Option(help="Training tokens; 0 for none.")] = 1_000_000,
+    frozen: Annotated[
+        bool, typer.Option("--frozen/--together", help="Train the small FFNs alone, or all weights.")
+    ] = True,
+    distil: Annotated[
+        float, typer.Option(help="Weight of the dense model's predictions against the text: 0 to 1.")
+    ] = 0.0,
+    learning_rate: Annotated[float, typer.Option(help="Its peak.")] = 1e-3,
+    sources: Sources = "python-prose,python-code",
+    micro_rows: MicroRows = 16,
+    seed: Seed = 0,
+) -> None:
+    """Give a dense model small FFNs and train them with random routes. Repeat the command to resume."""
+    from .. import study
+
+    folder = study.train_small(
+        model,
+        out,
+        small=small,
+        begin=begin,
+        tokens=tokens,
+        frozen=frozen,
+        distil=distil,
+        learning_rate=learning_rate,
+        sources=sources.split(","),
+        micro_rows=micro_rows,
+        seed=seed,
+    )
+    print(f"the Duo model is in {folder}")
+
+
+@command("training up to its last checkpoint is kept in {out}; repeat the command to go on from there")
+def figure8(
+    out: Annotated[Path, typer.Option(help="Folder for the models; what was cut off goes on.")] = Path("runs/study"),
+) -> None:
+    """Train and measure the models of figure 8 (ten of them, some hours on two cores) for notebook 1."""
+    from ..study import figure8 as figure
+
+    figure.train(out)
+    figure.write(figure.measured(out))
+    print(f"the tables are in {figure.TABLES}")
