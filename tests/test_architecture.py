@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 RANKS = {
-    0: ["routes", "style", "progress"],
+    0: ["routes", "style", "progress", "places"],
     1: ["records", "families"],
     2: ["corpus", "metrics"],
     2.5: ["model"],  # reads plain text through `corpus`
@@ -25,7 +25,19 @@ RANKS = {
     12: ["__main__"],
 }
 RANK = {name: rank for rank, names in RANKS.items() for name in names}
-TORCH_FREE = ["routes", "style", "progress", "records", "corpus", "metrics", "frames", "store", "figures", "inspector"]
+TORCH_FREE = [
+    "routes",
+    "style",
+    "progress",
+    "places",
+    "records",
+    "corpus",
+    "metrics",
+    "frames",
+    "store",
+    "figures",
+    "inspector",
+]
 FILES = sorted((ROOT / "duoviz").rglob("*.py"))
 
 

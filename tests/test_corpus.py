@@ -8,10 +8,10 @@ import pytest
 import torch
 from conftest import TOKENIZERS, shaped_like, tiny_model
 
-from duoviz import corpus, model
+from duoviz import corpus, model, places
 from duoviz.corpus import python
 
-ROOT = python.ROOT
+ROOT = places.SHIPPED
 
 
 @pytest.fixture(scope="module")
@@ -307,7 +307,7 @@ def test_all_versions_of_a_document_fall_on_the_same_side(monkeypatch, tmp_path)
     """The split of the same files with other texts, as in another release of a package, is the same."""
 
     def sides(change):
-        monkeypatch.setattr(python, "ROOT", tmp_path / change)
+        monkeypatch.setenv(places.HOME, str(tmp_path / change))
         names = [f"some/module{i}.py" for i in range(400)]
         found = [("python-code", name, " ".join(f"{change}{name}{i}" for i in range(80))) for name in names]
         monkeypatch.setattr(python, "_package", lambda package: found if package else [])

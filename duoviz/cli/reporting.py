@@ -1,4 +1,4 @@
-"""Subcommands about the whole suite: `report`, `bench`."""
+"""Subcommands about the whole suite: `report`, `bench`, `init`."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ def report(
     """Run the notebooks headlessly and write a report that opens offline."""
     import time
 
+    from .. import places, study
     from .. import report as reports
-    from .. import study
 
     given = dict(_parameter(text) for text in parameter or [])
     if model:
         given["model"] = model
-    if ship and (only or given):
-        raise ValueError("--ship is for the results of all notebooks with their own parameters: leave the others out")
+    if ship and (only or given or not places.REPOSITORY):
+        raise ValueError("--ship is for the results of all notebooks with their own parameters, in the repository")
     began = time.time()
     pages = reports.build(out, only=[part for part in only.split(",") if part], parameters=given, fresh=fresh or ship)
     print(f"report: {out / 'index.html'}")
     if any(page.error for page in pages):
         raise typer.Exit(1)
     if ship:
-        print(f"shipped: {', '.join(study.results(since=began).ship())}")
+        print(f"shipped: {', '.join(study.results(places.runs() / 'results', since=began).ship())}")
 
 
 @command("nothing is kept of a benchmark; repeat the command")
@@ -52,16 +52,29 @@ def bench(
 ) -> None:
     """Measure what is fast and what is not, as ratios in one run."""
     from .. import bench as benchmarks
-    from .. import study
+    from .. import places
 
+    if ship and not places.REPOSITORY:
+        raise ValueError("--ship puts the table in the repository, and this package was installed without one")
     print(f"{benchmarks.machine()}\n\n{benchmarks.HEADER}")
     rows = benchmarks.run(model, device=device, rounds=rounds)
-    shipped = study.ROOT / "data" / "bench.json"
+    shipped = places.SHIPPED / "data" / "bench.json"
     for path in [out, *([shipped] if ship else [])]:
         benchmarks.write(rows, path)
     print(f"\nalso in {out}")
-    if ship:
-        benchmarks.ship(shipped, study.ROOT / "README.md")
+    if places.REPOSITORY and ship:
+        benchmarks.ship(shipped, places.REPOSITORY / "README.md")
+
+
+@command("the notebooks copied so far are in {folder}")
+def init(
+    folder: Annotated[Path, typer.Argument(help="A folder; it is made if there is none.")] = Path("duoviz-notebooks"),
+) -> None:
+    """Copy the notebooks into a folder of yours, to be edited and run there."""
+    from .. import places
+
+    copies = places.copy_notebooks(folder)
+    print(f"{len(copies)} notebooks in {folder}: jupyter lab {copies[0]}")
 
 
 def _parameter(text: str) -> tuple[str, Any]:

@@ -24,10 +24,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .. import places
+
 if TYPE_CHECKING:
     import pandas
 
-ROOT = Path(__file__).resolve().parents[2]
 # fmt: off
 PACKAGES = (
     "torch", "transformers", "accelerate", "tokenizers", "safetensors", "datasets", "jupyterlab", "plotly", "ipywidgets",
@@ -54,7 +55,7 @@ def rows(in_holdout: Callable[[str], bool]) -> pandas.DataFrame:
 
     packages = _packages()
     key = hashlib.sha256(repr((VERSION, sys.version_info[:3], sorted(packages.items()))).encode()).hexdigest()[:12]
-    path = ROOT / "runs" / "corpus" / f"python-{key}.parquet"
+    path = places.runs() / "corpus" / f"python-{key}.parquet"
     if path.is_file():
         return pandas.read_parquet(path)
     print("reading the installed Python packages once; this takes a minute or two", file=sys.stderr)

@@ -10,9 +10,9 @@ from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
+from .. import places
 from . import python
 
-ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = ("shipped-prose", "shipped-code")
 PYTHON = ("python-prose", "python-code")
 TEXTS = (".txt", ".md", ".rst", ".py", ".jsonl", ".parquet")
@@ -134,7 +134,7 @@ def _place(name: str) -> tuple[float, float]:
 
 
 def _shipped(source: str, split: str) -> Iterator[Document]:
-    path = ROOT / "data" / "text" / f"{source.removeprefix('shipped-')}.jsonl"
+    path = places.SHIPPED / "data" / "text" / f"{source.removeprefix('shipped-')}.jsonl"
     for row in _json_lines(path):
         if row.get("split", "holdout") == split:
             yield Document(row["id"], row["text"])

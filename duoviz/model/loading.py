@@ -18,6 +18,7 @@ from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from .. import places
 from .. import routes as routes_
 from ..families import family
 from .duo import CLASSES, SKIP_SCOPES, DuoCausalLM, DuoConfig, config_for
@@ -41,7 +42,7 @@ def load(
     """A Duo model, or a dense one whose layers can be skipped, with its tokenizer.
 
     Args:
-        path: a folder or Hub id.
+        path: a folder (here, or a shipped one such as `data/duo-tiny`), a .gguf file or a Hub id.
         device: `"auto"` is CUDA where there is one.
         dtype: None is float32 on the CPU and bfloat16 on CUDA; `"auto"` is what the weights are stored in; or
             `"float32"`, `"bfloat16"`, `"float16"`.
@@ -54,6 +55,7 @@ def load(
             skip_scope, a device beside a device_map, weights missing, misshapen, NaN or left off the devices.
         FileNotFoundError: a folder that does not exist; OSError: a damaged one, or a Hub id that cannot be reached.
     """
+    path = places.found(path)
     if device_map is not None and device != "auto":
         raise ValueError(f"device {device!r} and a device_map: give one of them")
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
@@ -96,6 +98,7 @@ def load_model(
     The small FFNs of a dense model are zero: no route may name them, equal weights keep equal fingerprints, and it is saved as
     the dense model.
     """
+    path = places.found(path)
     if choices is not None and (not choices or set(choices) - set(routes_.LETTERS)):
         raise ValueError(f"choices {choices!r}: name letters of '-SB', for example '-B'")
     config = configuration(path)
@@ -121,6 +124,7 @@ def configuration(path: Path | str) -> PretrainedConfig:
         ValueError: a family that is not supported, quantised weights, code of its own, fields that are none of the family's.
         FileNotFoundError: no such folder, or no config.json in it; OSError: a damaged one, or a Hub id that cannot be reached.
     """
+    path = places.found(path)
     fields = _gguf_fields(str(path)) if is_gguf(path) else PretrainedConfig.get_config_dict(_place(path)["path"])[0]
     if not fields or not isinstance(fields, dict):
         raise FileNotFoundError(
@@ -202,6 +206,7 @@ def add_small(
     device_map: str | dict[str, Any] | None = None,
 ) -> DuoCausalLM:
     """A dense model with small FFNs of a width, initialised as its family does; arguments and errors as in `load`."""
+    path = places.found(path)
     return _read(path, config_for(config, small_width=width), dtype=dtype, device_map=device_map, new=".small.")
 
 
@@ -319,6 +324,7 @@ def read_tokenizer(path: Path | str) -> PreTrainedTokenizerBase | None:
     Raises:
         ValueError: one that cannot be read; OSError: a Hub id that cannot be reached.
     """
+    path = places.found(path)
     files = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
     if Path(path).is_dir() and not any(Path(path, name).is_file() for name in files):
         return None

@@ -1,4 +1,4 @@
-"""The notebooks run one after another, and what they become."""
+"""The notebooks run, two at a time, and what they become."""
 
 from __future__ import annotations
 
@@ -8,22 +8,26 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import nbformat
+import psutil
 
-from .. import corpus
+from .. import corpus, places
 from ..model import DuoConfig, configuration, read_tokenizer
 from ..oracle import AUTO_EXHAUSTIVE
 from ..study import Study
 from .index import index, thumbnail
 from .page import Page, html, without_widgets
 
-NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
+NOTEBOOKS = places.SHIPPED / "notebooks"
 ADDED = {"injected-parameters", "papermill-error-cell-tag"}
 """Tags of the cells that papermill adds to a notebook."""
+AT_ONCE = 2
+"""Notebooks that run side by side: most of a notebook's minute is one thread that imports and draws."""
 MOST_BYTES = 2_000_000
 """Of an executed notebook: a larger one is slow to open, and holds data that belongs in a stored result."""
 
@@ -77,16 +81,27 @@ def build(
     for page in pages.values():
         say(f"{page.name} does not apply: {page.absent}")
     asked = {path: {name: value for name, value in parameters.items() if name in defaults[path]} for path in running}
-    with _environment(fresh=fresh):
-        for number, path in enumerate(running, 1):
-            say(f"[{number}/{len(running)}] {path.stem} ...")
-            pages[path] = page = _page(path, out, asked[path], _links(running, number - 1))
-            say(f"[{number}/{len(running)}] {path.stem}: {page.error or f'{page.seconds:.0f} s'}")
-            done = [pages[path] for path in chosen if path in pages]
-            (out / "index.html").write_text(index(done), encoding="utf-8")
-    if not running:
-        (out / "index.html").write_text(index(list(pages.values())), encoding="utf-8")
+    say(f"running {len(running)} notebooks, {AT_ONCE} at a time")
+    with _environment(fresh=fresh), ThreadPoolExecutor(AT_ONCE) as pool:
+        waiting = {
+            pool.submit(_page, path, out, asked[path], _links(running, at)): path for at, path in enumerate(running)
+        }
+        try:
+            for number, ended in enumerate(as_completed(waiting), 1):
+                pages[waiting[ended]] = page = ended.result()
+                say(f"[{number}/{len(running)}] {page.name}: {page.error or f'{page.seconds:.0f} s'}")
+                _write_index(out, [pages[path] for path in chosen if path in pages])
+        except BaseException:  # Ctrl-C too: nobody else would end the kernels
+            pool.shutdown(wait=False, cancel_futures=True)
+            for kernel in psutil.Process().children(recursive=True):
+                kernel.kill()
+            raise
+    _write_index(out, [pages[path] for path in chosen])
     return [pages[path] for path in chosen]
+
+
+def _write_index(out: Path, pages: list[Page]) -> None:
+    (out / "index.html").write_text(index(pages), encoding="utf-8")
 
 
 def _absolute(parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -183,17 +198,17 @@ def _kind(value: Any) -> str:
 
 @contextmanager
 def _environment(*, fresh: bool) -> Iterator[None]:
-    """`DUOVIZ_FRESH`, the time before which results are too old, for kernels that start inside, if asked for; afterwards the
-    variable is what it was."""
-    before = os.environ.get("DUOVIZ_FRESH")
+    """What kernels that start inside read: the folder they write to, and, if asked for, the time before which results are too
+    old (`DUOVIZ_FRESH`). Afterwards the variables are what they were."""
+    before = dict(os.environ)
+    os.environ[places.HOME] = str(places.runs().parent)
     if fresh:
         os.environ["DUOVIZ_FRESH"] = str(time.time())
     try:
         yield
     finally:
-        os.environ.pop("DUOVIZ_FRESH", None)
-        if before is not None:
-            os.environ["DUOVIZ_FRESH"] = before
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _page(path: Path, out: Path, parameters: dict[str, Any], links: Mapping[str, str]) -> Page:
@@ -225,7 +240,6 @@ def _run(path: Path, executed: Path, parameters: dict[str, Any]) -> str:
             str(path),
             str(executed),
             parameters=parameters,
-            cwd=str(path.parent),
             kernel_name="python3",
             progress_bar=False,
             store_widget_state=False,

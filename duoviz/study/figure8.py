@@ -17,13 +17,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .. import corpus, frames, training
+from .. import corpus, frames, places, training
 from ..model import LanguageModel, RandomPolicy, forward_flops, load
 from ..routes import BIG
-from .study import ROOT
 from .training import train_small
 
-TABLES = ROOT / "data" / "figure8"
+TABLES = places.SHIPPED / "data" / "figure8"
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 SHAPE = replace(training.PRESETS["tiny"], tokens=5_000_000)
 MORE_TOKENS = 2_500_000

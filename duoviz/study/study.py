@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -21,15 +21,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .. import corpus, frames, oracle, progress, records, router, routes, store
+from .. import corpus, frames, oracle, places, progress, records, router, routes, store
 from ..inspector import Inspector, Question
 from ..model import DuoConfig, LanguageModel, configuration, load
 from ..oracle.methods import parse as parse_method
 from ..router import Mixture
 from . import landscapes
 
-ROOT = Path(__file__).resolve().parents[2]
-SHIPPED_RESULTS = ROOT / "data" / "results"
+SHIPPED_RESULTS = places.SHIPPED / "data" / "results"
 CALIBRATION = (("shipped-prose", 8), ("shipped-code", 8))
 """Calibration documents on which the fixed routes and the routers' thresholds are chosen: 2 x 8 x 127 positions."""
 OBJECTIVES = ("nll", "expected", "null")
@@ -49,13 +48,13 @@ class Study:
     """A model and the texts it is studied on.
 
     Attributes:
-        model: folder (relative to the repository or absolute) or Hub id.
+        model: folder (here, or a shipped one) or Hub id.
         sources: corpus sources.
         documents: documents of each source.
         length: tokens of a document's block.
         seed: of every draw.
         skip_scope: what a skip leaves out, if not what the model's configuration says.
-        results: where new results are kept.
+        results: where new results are kept; see `places.runs`.
         bos: which special tokens a text begins with, as in `corpus.tokenize`.
         fresh: compute everything again, once. The environment variable DUOVIZ_FRESH, a time in seconds since 1970, has
             all studies compute again what was stored before.
@@ -67,7 +66,7 @@ class Study:
     length: int = 128
     seed: int = 0
     skip_scope: str | None = None
-    results: Path = ROOT / "runs" / "results"
+    results: Path = field(default_factory=lambda: places.runs() / "results")
     bos: corpus.Bos = "auto"
     fresh: bool = False
 
@@ -76,9 +75,8 @@ class Study:
 
     @cached_property
     def folder(self) -> str:
-        """The model's folder or Hub id: a folder is looked for here, then in the repository."""
-        found = (place for place in (Path(self.model), ROOT / self.model) if place.is_dir())
-        return str(next(found, self.model))
+        """The model's folder or Hub id: a folder is looked for here, then among the shipped ones."""
+        return places.found(self.model)
 
     @cached_property
     def lm(self) -> LanguageModel:
@@ -345,6 +343,6 @@ def _text(tokens: records.Tokens) -> dict[str, Any]:
     return {"source": tokens.source, "text": tokens.fingerprint, **shape}
 
 
-def results(folder: Path = ROOT / "runs" / "results", *, since: float = 0.0) -> store.Store:
+def results(folder: Path, *, since: float = 0.0) -> store.Store:
     """Where results are kept, behind the shipped ones; see `store.Store`."""
     return store.Store(folder, shipped=SHIPPED_RESULTS, since=since)
