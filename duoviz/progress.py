@@ -35,11 +35,12 @@ def part(watch: Watch, number: int, of: int) -> Watch:
 
 
 @contextmanager
-def bar(what: str, *, quiet: bool = False) -> Iterator[Watch]:
+def bar(what: str, *, begun: float = 0.0, quiet: bool = False) -> Iterator[Watch]:
     """Show how far some work has come.
 
     Args:
         what: a few words that name the work.
+        begun: the share that was done before, which says nothing about the time left.
         quiet: show nothing.
 
     Yields:
@@ -48,6 +49,7 @@ def bar(what: str, *, quiet: bool = False) -> Iterator[Watch]:
     lines = not sys.stderr.isatty() and not _in_a_kernel()
     shown: Any = tqdm(
         total=1.0,
+        initial=begun,
         desc=what,
         delay=DELAY_SECONDS,
         mininterval=LINE_SECONDS if lines else 0.2,
@@ -59,7 +61,8 @@ def bar(what: str, *, quiet: bool = False) -> Iterator[Watch]:
     )
 
     def to(share: float) -> None:
-        shown.update(max(0.0, min(1.0, share) - shown.n))
+        if (more := min(1.0, share) - shown.n) > 0:
+            shown.update(more)
 
     with shown:
         yield to

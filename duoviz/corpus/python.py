@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .. import places
+from .. import places, progress
 
 if TYPE_CHECKING:
     import pandas
@@ -58,9 +58,11 @@ def rows(in_holdout: Callable[[str], bool]) -> pandas.DataFrame:
     path = places.runs() / "corpus" / f"python-{key}.parquet"
     if path.is_file():
         return pandas.read_parquet(path)
-    print("reading the installed Python packages once; this takes a minute or two", file=sys.stderr)
-    with ProcessPoolExecutor() as pool:
-        found = [row for part in pool.map(_package, ["", *sorted(packages)]) for row in part]
+    names, found = ["", *sorted(packages)], []
+    with ProcessPoolExecutor() as pool, progress.bar("reading the installed Python packages, once") as watch:
+        for number, part in enumerate(pool.map(_package, names), 1):
+            found += part
+            watch(number / len(names))
     frame = pandas.DataFrame([*_topics(), *found], columns=["source", "id", "text"])
     frame = frame.drop_duplicates("text", ignore_index=True)
     frame["split"] = _split(frame["text"].tolist(), [in_holdout(name) for name in frame["id"]])

@@ -23,7 +23,7 @@ from lm_eval.models.utils import (
 from lm_eval.models.utils_hf import stop_sequences_criteria
 from lm_eval.utils import get_rolling_token_windows, simple_parse_args_string
 
-from .. import corpus, model
+from .. import corpus, model, progress
 from ..model import LanguageModel
 from ..router import Router
 from ..routes import BIG, LETTERS
@@ -188,11 +188,13 @@ class Harness(TemplateLM):  # type: ignore[misc]
             group_by="gen_kwargs",
         )
         found: list[str] = []
-        for batch in waiting.get_batched(n=self.batch_size):
-            texts = self._generate([context for context, _ in batch], batch[0][1])
-            for request, text in zip(batch, texts):
-                self.cache_hook.add_partial("generate_until", request, text)
-            found += texts
+        with progress.bar(f"{len(requests):,} continuations") as watch:
+            for batch in waiting.get_batched(n=self.batch_size):
+                texts = self._generate([context for context, _ in batch], batch[0][1])
+                for request, text in zip(batch, texts):
+                    self.cache_hook.add_partial("generate_until", request, text)
+                found += texts
+                watch(len(found) / len(requests))
         return waiting.get_original(found)
 
     @torch.no_grad()
@@ -257,10 +259,12 @@ class Harness(TemplateLM):  # type: ignore[misc]
     def _read(self, sizes: Sequence[int], cut: Callable[[int], Piece]) -> Iterator[tuple[int, Piece, ways.Reading]]:
         """Pieces, cut when they are needed, the longest first, in batches: the index of each, and what reading it gave."""
         order = sorted(range(len(sizes)), key=lambda index: -sizes[index])
-        for start in range(0, len(order), self.batch_size):
-            batch = order[start : start + self.batch_size]
-            pieces = [cut(index) for index in batch]
-            yield from zip(batch, pieces, ways.read(self.lm, pieces, self.way))
+        with progress.bar(f"{len(order):,} requests") as watch:
+            for start in range(0, len(order), self.batch_size):
+                batch = order[start : start + self.batch_size]
+                pieces = [cut(index) for index in batch]
+                yield from zip(batch, pieces, ways.read(self.lm, pieces, self.way))
+                watch(min(1.0, (start + len(batch)) / len(order)))
 
     def _count(self, routes: np.ndarray) -> None:
         self.counts += np.bincount(routes.ravel(), minlength=len(self.counts))

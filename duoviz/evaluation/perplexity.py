@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from .. import corpus, metrics
+from .. import corpus, metrics, progress
 from ..metrics import Interval
 from ..model import LanguageModel
 from ..records import whole
@@ -126,17 +126,21 @@ def perplexity(
     first = len(corpus.special_beginning(lm.tokenizer, bos))
     _check(lm, length - first, stride, documents, batch_size)
     way = ways_.check(lm, way)
-    texts = islice(_texts(lm, source, split, bos), documents)
+    texts = list(islice(_texts(lm, source, split, bos), documents))
+    total, done = sum(len(ids) - max(1, first) for ids, _ in texts), 0
     pieces = _pieces(lm, texts, way, length - first, stride, first)
     rows: list[Float32[np.ndarray, "row position"]] = []
     names: list[str] = []
     counts, size = np.zeros(len(LETTERS), np.int64), 0
-    while batch := list(islice(pieces, batch_size)):
-        for (document, new, piece), reading in zip(batch, ways_.read(lm, [piece for *_, piece in batch], way)):
-            rows.append(_rows(reading.loss_nats, stride))
-            names += [document] * len(rows[-1])
-            counts += np.bincount(reading.routes[-len(piece.targets) :].ravel(), minlength=len(counts))
-            size += new
+    with progress.bar(f"perplexity of {source}, {ways_.describe(way)}") as watch:
+        while batch := list(islice(pieces, batch_size)):
+            for (document, new, piece), reading in zip(batch, ways_.read(lm, [piece for *_, piece in batch], way)):
+                rows.append(_rows(reading.loss_nats, stride))
+                names += [document] * len(rows[-1])
+                counts += np.bincount(reading.routes[-len(piece.targets) :].ravel(), minlength=len(counts))
+                size += new
+                done += len(piece.targets)
+            watch(done / total)
     if not rows:
         raise ValueError(f"source {source!r} holds no document of two tokens or more: there is nothing to predict")
     return Perplexity(

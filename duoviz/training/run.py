@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
 
+from .. import progress
 from ..model.duo import CLASSES, DuoCausalLM, RandomPolicy
 from ..model.loading import load_model
 from ..routes import BIG, SMALL
@@ -185,7 +186,10 @@ def train(plan: Stage1, *, max_steps: int | None = None) -> Path:
         callbacks=[_StopAt(max_steps)] if max_steps else None,
     )
     checkpoint = last_checkpoint(plan.out)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    begun = int(checkpoint.name.rpartition("-")[2]) / plan.steps if checkpoint else 0.0
+    with progress.bar(f"training {plan.out.name}", begun=begun) as watch:
+        trainer.add_callback(_Tell(watch))
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     return _finish(plan, trainer, tokenizer, *before)
 
 
@@ -264,6 +268,16 @@ def _finish(
     (folder / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
     (folder / "README.md").write_text(card(facts))
     return folder
+
+
+class _Tell(TrainerCallback):
+    """Tell the share of the steps that is done."""
+
+    def __init__(self, watch: progress.Watch) -> None:
+        self.watch = watch
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.watch(state.global_step / state.max_steps)
 
 
 class _StopAt(TrainerCallback):
