@@ -37,7 +37,7 @@ def test_a_file_gets_plain_lines_and_a_quiet_process_none():
     ]
     assert all("gone" in line and "left" in line for line in found)
     assert lines(WORK, DUOVIZ_QUIET="1") == []
-    assert lines(WORK.replace("DELAY_SECONDS = ", "")) == []  # quicker than the delay
+    assert lines(WORK.replace("progress.DELAY_SECONDS = ", "")) == []  # quicker than the delay
 
 
 def test_lengths_of_time_are_as_exact_as_an_estimate():
