@@ -116,24 +116,24 @@ def test_bad_input_ends_in_one_line(words, message, tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def deep(tmp_path_factory):
-    """A Duo folder of 24 layers: 16,777,216 routes."""
+    """A Duo folder of 16 layers: 65,536 routes."""
     folder = tmp_path_factory.mktemp("deep")
-    tiny_model(layers=24, hidden=16, vocab=4096).model.save_pretrained(folder)
+    tiny_model(layers=16, hidden=16, vocab=4096).model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(ROOT / "data" / "duo-tiny").save_pretrained(folder)
     return folder
 
 
 @pytest.mark.parametrize("method", ["beam", "descent"])
 def test_a_deep_model_is_searched_and_replays(deep, tmp_path, method):
-    words = ("--method", method, "--width", 2, "--documents", 1, "--length", 4, "--model", deep, "--out", tmp_path)
+    words = ("--method", method, "--width", 2, "--documents", 1, "--length", 3, "--model", deep, "--out", tmp_path)
     done = run("oracle", *words)
     assert done.exit_code == 0, done.output
     assert float(re.search(r"replay: at most (\S+) nats", done.output).group(1)) < 1e-4
-    assert pd.read_parquet(tmp_path / "routes.parquet")["route"].str.len().eq(24).all()
+    assert pd.read_parquet(tmp_path / "routes.parquet")["route"].str.len().eq(16).all()
 
 
 def test_a_search_that_was_killed_goes_on_and_is_bit_equal(tmp_path):
-    words = ["oracle", "--documents", "2", "--length", "5", "--batch-size", "1", "--out"]
+    words = ["oracle", "--documents", "2", "--length", "3", "--batch-size", "1", "--out"]
     command = [sys.executable, "-m", "duoviz", *words, str(tmp_path / "killed")]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         while len(parts := list((tmp_path / "killed").glob("survey-*.parts/*.npz"))) < 5 and process.poll() is None:

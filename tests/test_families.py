@@ -4,7 +4,7 @@ import copy
 import os
 import pickle
 import warnings
-from functools import lru_cache
+from functools import cache
 from operator import attrgetter
 from pathlib import Path
 
@@ -42,7 +42,7 @@ def stored(name, folder):
     return path
 
 
-@lru_cache
+@cache
 def converted(path):
     """A Duo model on that checkpoint, of which every law has a copy."""
     return convert(path, X, small=8, begin="random")
@@ -271,7 +271,7 @@ FEATURES = {
 }
 
 
-@lru_cache
+@cache
 def failure(name, feature, folder):
     """What goes wrong with a feature of a family; None where it passes."""
     try:

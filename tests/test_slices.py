@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from duoviz import frames
-from duoviz.corpus.python import ROOT
+from duoviz.places import SHIPPED as ROOT
 from duoviz.records import Tokens
 
 

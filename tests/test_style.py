@@ -8,7 +8,7 @@ import plotly.offline
 import pytest
 
 from duoviz import corpus, model, style
-from duoviz.corpus.python import ROOT
+from duoviz.places import SHIPPED as ROOT
 from duoviz.figures import landscapes, look, tokens
 
 ESCAPED = r"(&(amp|lt|gt|#\d+);|[^&<>\"'$])*"

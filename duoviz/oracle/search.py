@@ -178,20 +178,21 @@ def measured_rate(
     objective: str = "nll",
     setting: Setting = Setting(),
 ) -> float:
-    """FLOPs a second on this machine, from a `by_budget` over a few tokens that is thrown away.
+    """FLOPs a second on this machine, from a search over a few tokens that is thrown away.
 
     With `estimate_curve` it says how long a search will take. The first run only warms up: it lays out weights and memory.
     """
     tokens = lm.check(tokens)[: setting.batch_size].cut(PROBE_TOKENS)
-    if context == "committed":  # each budget has a pass of its own: some of few routes, some of many
-        tokens = tokens.cut(2)
-    ways: dict[str, Any] = {"choices": choices, "context": context, "method": method}
+    ways: dict[str, Any] = {"context": context, "method": method}
+    space = Space(lm.layers, choices)
+    if context == "committed":  # one pass for each budget: one of the middle, whose routes are the most, stands for all
+        tokens, space = tokens.cut(2), replace(space, big=lm.layers // 2)
     setting = replace(setting, quiet=True, watch=unwatched)
     for part in (tokens[:1].cut(2), tokens):
         began = time.perf_counter()
-        by_budget(lm, part, objective=objective, setting=setting, **ways)
+        search(lm, part, space, objective=objective, setting=setting, **ways)
         seconds = time.perf_counter() - began
-    return estimate_curve(lm, tokens, **ways) / seconds
+    return estimate(lm, tokens, space, **ways) / seconds
 
 
 def _check(
