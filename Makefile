@@ -1,26 +1,31 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/.ready
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --root-user-action ignore
 EVAL := .venv/eval/.ready
 EXTRA := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["eval"])
 
 report: $(READY)  ## every notebook, headlessly -> runs/report/index.html (FRESH=1 recomputes shipped results)
-	$(BIN)/python -m duoviz report $(if $(FRESH),--fresh)
+	@$(BIN)/python -m duoviz report $(if $(FRESH),--fresh)
 
 lint: $(READY)  ## style and types
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	@echo "style and types"
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --check .
+	@$(BIN)/mypy
 
 test: lint $(EVAL)  ## lint and the whole test suite, two halves of it at once
-	OMP_NUM_THREADS=1 $(MAKE) --no-print-directory --jobs=2 unit pages
+	@OMP_NUM_THREADS=1 $(MAKE) --no-print-directory --jobs=2 unit pages
 
 unit: $(READY) $(EVAL)
-	$(BIN)/python -m pytest --ignore-glob 'tests/test_browser_*' --ignore tests/test_report.py
+	@echo "tests"
+	@$(BIN)/python -m pytest --ignore-glob 'tests/test_browser_*' --ignore tests/test_report.py
 
 pages: $(READY)  # whole reports, what is seen of them in a browser, and that notebooks still print what is in them
-	$(BIN)/python -m pytest tests/test_report.py tests/test_browser_*
-	$(BIN)/python -m pytest -p tests.notebook_numbers --nbval-lax --nbval-current-env notebooks
+	@echo "reports, and pages in a browser"
+	@$(BIN)/python -m pytest tests/test_report.py tests/test_browser_*
+	@echo "notebooks, executed again and compared"
+	@$(BIN)/python -m pytest -p tests.notebook_numbers --nbval-lax --nbval-current-env notebooks
 
 bench: $(READY)  ## the benchmarks as a table and runs/bench.json
 	$(BIN)/python -m duoviz bench
@@ -30,14 +35,16 @@ lab: $(READY)  ## JupyterLab on the notebooks, the token inspector first
 		$(LAB) notebooks/6-inspect-a-token.ipynb
 
 $(READY): requirements.txt pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --requirement requirements.txt
-	$(BIN)/python -m pip install --quiet --no-deps --editable .
-	touch $(READY)
+	@echo "installing the packages of requirements.txt into .venv (minutes, once)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(PIP) --requirement requirements.txt
+	@$(PIP) --no-deps --editable .
+	@touch $(READY)
 
 $(EVAL): pyproject.toml $(READY)  # beside .venv's own packages, not among them
-	rm -rf .venv/eval
-	$(BIN)/python -m pip install --quiet --no-deps --target .venv/eval $$($(BIN)/python -c '$(EXTRA)')
-	touch $(EVAL)
+	@echo "installing lm-evaluation-harness into .venv/eval"
+	@rm -rf .venv/eval
+	@$(PIP) --no-deps --target .venv/eval $$($(BIN)/python -c '$(EXTRA)')
+	@touch $(EVAL)
 
 .PHONY: report lint test unit pages bench lab

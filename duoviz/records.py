@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import regex
 from jaxtyping import Bool, Float32, Int8, Int64
 
 
@@ -157,6 +158,33 @@ class Tokens:
             if stop > start:
                 next_start = start
         return found[::-1]
+
+    def chips(self, seq: int) -> list[tuple[str, tuple[int, ...]]]:
+        """The text as it is read, in pieces that cut no character: the characters of each piece, and its tokens.
+
+        A character (a grapheme cluster: an emoji of several code points, a letter with its accents) that is cut into several
+        tokens joins them. Characters without a token were dropped by the tokenizer. A special token is a piece without
+        characters; padding is left out.
+        """
+        text = self.text[seq]
+        made: list[tuple[str, tuple[int, ...]]] = []
+        borders = {cluster.end() for cluster in regex.finditer(r"\X", text)}
+        shown, waiting = 0, list[int]()  # characters that have their chip, and tokens whose last character goes on
+        for token, (piece, start) in enumerate(zip(self.pieces(seq), self.offsets[seq, :, 0].tolist())):
+            if self.special[seq, token]:
+                made.append(("", (token,)))
+                continue
+            if not waiting and text[shown:start].strip():  # white space belongs to the word after it
+                made.append((text[shown:start], ()))
+                shown = start
+            waiting.append(token)
+            if piece and start + len(piece) in borders:
+                made.append((text[shown : start + len(piece)], tuple(waiting)))
+                shown, waiting = start + len(piece), []
+        last = max((int(self.offsets[seq, token, 1]) for token in waiting), default=0)
+        if last > shown:  # the text is cut off inside a character
+            made.append((text[shown:last], tuple(token for token in waiting if self.offsets[seq, token, 1])))
+        return made
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,11 @@ DIVERGING_SOLID = [DIVERGING[0], [0.5, "#F2EFE9"], DIVERGING[2]]
 INK, LINE = "#7f7f7f", "rgba(127,127,127,0.35)"
 CONFIG = {"showSendToCloud": False, "displaylogo": False, "responsive": True}
 """For `Figure.show(config=...)`: no upload of what is drawn."""
+JOINERS = "\u200c\u200d"
+"""Characters that cannot be seen alone and shape those beside them: in families of emoji and Persian words."""
+DROPPED = "dropped by the tokenizer"
+BEGIN = "⊢"
+"""Stands for a special token, which has no characters."""
 VISIBLE = str.maketrans({" ": "·", "\n": "⏎", "\t": "⇥", "\r": "␍"})
 ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&#34;", "'": "&#39;", "$": "&#36;"})
 """Quotes as numbers: plotly would show `&quot;` as it stands. `$`, because pairs of it start MathJax where that is loaded."""
@@ -87,7 +92,8 @@ def token_text(piece: str, *, limit: int | None = None) -> str:
 
 def visible(piece: str) -> str:
     """`token_text` before it is escaped: for where text cannot be markup."""
-    return "".join(c if c.isprintable() else _code(c) for c in piece.translate(VISIBLE)) or "∅"
+    joined = JOINERS if len(piece) > 1 else ""
+    return "".join(c if c.isprintable() or c in joined else _code(c) for c in piece.translate(VISIBLE)) or "∅"
 
 
 def _code(character: str) -> str:
@@ -111,57 +117,70 @@ def _of_policy(name: str, table: dict[str, str], default: str) -> str:
     return table.get(name, table.get(name.removesuffix(", replayed"), default))
 
 
+Chip = tuple[str, tuple[int, ...]]
+"""Characters and the tokens that hold them, as of `Tokens.chips`."""
+
+
 def token_chips(
-    pieces: Sequence[str], values: np.ndarray, *, title: str, unit: str = "nats", selected: int | None = None
+    chips: Sequence[Chip], values: np.ndarray, *, title: str, unit: str = "nats", selected: int | None = None
 ) -> str:
     """Text as coloured tokens: HTML with a legend.
 
     The viewer sees the text as written, line breaks kept; each token's background tells its value, from none (no colour) to
     the largest (vermilion, and underlined from half of it on); negative values are blue (and underlined with dots from a
-    tenth of it on), and then the legend goes below 0. NaN (not scored) has no colour. The number appears when the pointer
-    rests on a token.
+    tenth of it on), and then the legend goes below 0. NaN (not scored) has no colour. A character that is cut into several
+    tokens has the colour of their sum; one that the tokenizer drops is struck out. The numbers appear when the pointer rests
+    on a token.
 
     Args:
-        pieces: characters of each token.
+        chips: characters of each chip, and its tokens.
         values: one number per token.
         title: what the colour means.
         unit: of the values.
         selected: a token that gets a frame.
 
     Raises:
-        ValueError: as many values as pieces are needed; an infinite value.
+        ValueError: tokens without a value; an infinite value.
     """
     values = np.asarray(values, float)
-    if values.shape != (len(pieces),):
-        raise ValueError(f"{values.shape} values for {len(pieces)} tokens: give one for each")
+    if values.ndim != 1 or len(values) <= max((max(tokens) for _, tokens in chips if tokens), default=-1):
+        raise ValueError(f"{values.shape} values for these tokens: give one for each")
     if np.isinf(values).any():
         raise ValueError(f"{np.isinf(values).sum()} infinite values: give finite ones, or NaN where nothing is scored")
-    styles = chip_styles(values)
-    if selected is not None:
-        styles[selected] += f";outline:2px solid {POLICY_COLOURS['user']}"
-    spans = "".join(
-        f'<span title="{escape(chip_label(value, unit))}" style="{css}">{escape(piece)}</span>'
-        for piece, value, css in zip(pieces, values, styles)
-    )
-    legend = "".join(f'<span style="{css};padding:0 .7em">{text}</span>' for text, css in chip_legend(values))
+    sums = chip_values(chips, values)
+    spans = []
+    for (text, tokens), css in zip(chips, chip_styles(chips, sums)):
+        said = " + ".join(chip_label(values[token], unit) for token in tokens) or DROPPED
+        frame = f";outline:2px solid {POLICY_COLOURS['user']}" if selected in tokens else ""
+        spans.append(f'<span title="{escape(said)}" style="{css}{frame}">{escape(text) or BEGIN}</span>')
+    legend = "".join(f'<span style="{css};padding:0 .7em">{text}</span>' for text, css in chip_legend(sums))
     return (
         f'<div style="font-family:sans-serif;font-size:13px;margin:.4em 0">{escape(title)} ({escape(unit)}): {legend}</div>'
         '<pre style="white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.75;margin:0;'
         'background:none;color:inherit;font-family:monospace">'
-        f"{spans}</pre>"
+        f"{''.join(spans)}</pre>"
     )
 
 
-def chip_styles(values: np.ndarray) -> list[str]:
-    """CSS of each token's background and underline, as in `token_chips`."""
-    largest = _largest(values)
-    return [f"background:{_shade(part)}{_underline(part)}" for part in np.nan_to_num(values / largest)]
+def chip_values(chips: Sequence[Chip], values: np.ndarray) -> np.ndarray:
+    """The sum of the values of each chip's tokens; NaN where none has a value."""
+    parts = [values[list(tokens)] for _, tokens in chips]
+    return np.array([np.nan if np.isnan(part).all() else np.nansum(part) for part in parts], float)
 
 
-def chip_legend(values: np.ndarray) -> list[tuple[str, str]]:
+def chip_styles(chips: Sequence[Chip], sums: np.ndarray) -> list[str]:
+    """CSS of each chip's background and underline, as in `token_chips`; `sums` as of `chip_values`."""
+    parts = np.nan_to_num(sums / _largest(sums))
+    return [
+        f"background:{_shade(part)}{_underline(part)}" if tokens else "opacity:.5;text-decoration:line-through"
+        for (_, tokens), part in zip(chips, parts)
+    ]
+
+
+def chip_legend(sums: np.ndarray) -> list[tuple[str, str]]:
     """Numbers and the CSS that stands for them, from the least to the largest."""
-    largest = _largest(values)
-    lowest = float(np.nanmin(values, initial=0.0)) / largest
+    largest = _largest(sums)
+    lowest = float(np.nanmin(sums, initial=0.0)) / largest
     steps = [step for step, above in ((-1.0, -0.5), (-0.5, -0.25), (-0.25, -0.005)) if lowest < above]
     parts = [*steps, 0.0, 0.25, 0.5, 0.75, 1.0]
     digits = 1 if largest >= 1 else 2

@@ -67,6 +67,8 @@ def test_characters_split_over_tokens_stay_whole(tokenizer):
     assert "".join(pieces) == text
     assert "�" not in "".join(pieces)
     assert "" in pieces  # the earlier bytes of a character
+    assert "".join(shown for shown, _ in tokens.chips(0)) == text
+    assert [n for _, within in tokens.chips(0) for n in within] == list(range(tokens.ids.shape[1]))
     sprout = len(tokens.ids[0]) - 1 - [*pieces[::-1]].index("🌱")
     assert pieces[sprout - 1] == "", "the last token of a split character shows it"
     for size in range(2, tokens.ids.shape[1] + 1):  # wherever a block ends, also inside a character

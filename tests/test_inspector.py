@@ -450,7 +450,11 @@ def test_text_is_never_markup(view):
     inspector = view.inspector
     inspector.select(token=5)
     assert "".join(inspector.pieces()) == text
-    assert "".join(view.chips.pieces).replace("∅", "") == text.replace(" ", "·")  # written as text nodes
+    assert "".join(view.chips.pieces) == text.replace(" ", "·")  # written as text nodes
+    assert [n for within in view.chips.tokens for n in within] == list(range(len(inspector.pieces())))
+    (split,) = [within for within, shown in zip(view.chips.tokens, view.chips.pieces) if shown == "😀"]
+    assert len(split) > 1
+    assert f"{split[0]} 😀·(1·of·{len(split)})" in view.chips.labels[split[0]]
     bundle = view.box._repr_mimebundle_()
     for page in (view.token.value, view.best.value, view.effect.value, view.status.value, bundle["text/html"]):
         assert "<script" not in page

@@ -41,7 +41,13 @@ def test_a_file_gets_plain_lines_and_a_quiet_process_none():
 
 
 def test_lengths_of_time_are_as_exact_as_an_estimate():
-    assert [progress.duration(s) for s in (0.1, 89.0, 91.0, 5000.0, 9000.0)] == ["1 s", "89 s", "2 min", "83 min", "2.5 h"]
+    assert [progress.duration(s) for s in (0.1, 89.0, 91.0, 5000.0, 9000.0)] == [
+        "1 s",
+        "89 s",
+        "2 min",
+        "83 min",
+        "2.5 h",
+    ]
 
 
 def train_model(tmp_path):

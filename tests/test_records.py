@@ -27,6 +27,30 @@ def test_a_piece_ends_where_the_next_token_begins_and_padding_is_empty():
     assert Tokens.of(np.zeros((1, 3), int)).pieces(0) == ["", "", ""]
 
 
+def cut_at_bytes(text):
+    """A record of a text with a token for each byte of UTF-8, as byte-level tokenizers fall back to."""
+    offsets = np.array([[(n, n + 1) for n, c in enumerate(text) for _ in c.encode()]])
+    tokens = offsets.shape[1]
+    return Tokens(np.zeros((1, tokens), np.int64), np.ones((1, tokens - 1), bool), (text,), offsets, ("x",))
+
+
+@pytest.mark.parametrize("character", ["é", "e\u0301", "今", "👩\u200d👩\u200d👧", "🇩🇪", "ש\u05b8"])
+def test_a_chip_is_a_whole_character(character):
+    size = len(character.encode())
+    chips = cut_at_bytes(f"a{character}b").chips(0)
+    assert chips == [("a", (0,)), (character, tuple(range(1, size + 1))), ("b", (size + 1,))]
+
+
+def test_chips_name_special_and_dropped_and_leave_out_padding():
+    offsets = np.array([[(0, 0), (0, 1), (2, 3), (4, 6), (0, 0)]])  # ␇ was dropped; the space belongs to what follows
+    special = np.array([[True, False, False, False, False]])
+    scored = np.array([[True, True, True, False]])
+    tokens = Tokens(np.zeros((1, 5), np.int64), scored, ("a\u0007b cd",), offsets, ("x",), special=special)
+    assert tokens.chips(0) == [("", (0,)), ("a", (1,)), ("\u0007", ()), ("b", (2,)), (" cd", (3,))]
+    cut = cut_at_bytes("a👩\u200d👧").cut(6)  # within the second code point of one character
+    assert cut.chips(0) == [("a", (0,)), ("👩\u200d", (1, 2, 3, 4, 5))]
+
+
 def test_only_texts_of_one_length_are_joined():
     tokens = Tokens.of(np.arange(6).reshape(2, 3))
     with pytest.raises(ValueError, match=r"texts of \[2, 3\] tokens: join parts of one length"):

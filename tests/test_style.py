@@ -8,20 +8,25 @@ import plotly.offline
 import pytest
 
 from duoviz import corpus, model, style
-from duoviz.places import SHIPPED as ROOT
 from duoviz.figures import landscapes, look, tokens
+from duoviz.places import SHIPPED as ROOT
 
 ESCAPED = r"(&(amp|lt|gt|#\d+);|[^&<>\"'$])*"
 
 
+def alone(*pieces):
+    """Chips of a token each."""
+    return [(piece, (token,)) for token, piece in enumerate(pieces)]
+
+
 def test_markup_is_shown_and_not_run():
-    chips = style.token_chips(["<script>", "a & b", '"q"'], np.array([1.0, -1.0, np.nan]), title="<b>loss</b>")
+    chips = style.token_chips(alone("<script>", "a & b", '"q"'), np.array([1.0, -1.0, np.nan]), title="<b>loss</b>")
     assert "<script>" not in chips
     assert "&lt;script&gt;" in chips
     assert "&lt;b&gt;loss&lt;/b&gt;" in chips
     assert "not scored" in chips
-    with pytest.raises(ValueError, match="2 tokens"):
-        style.token_chips(["a", "b"], np.zeros(3), title="")
+    with pytest.raises(ValueError, match="values for these tokens: give one for each"):
+        style.token_chips(alone("a", "b"), np.zeros(1), title="")
 
 
 def test_every_token_of_the_vocabulary_is_escaped():
@@ -73,29 +78,45 @@ def test_token_text_shows_what_cannot_be_seen():
     assert style.token_text("\U000e0001") == "\\U000e0001"
     assert style.token_text("abcdef", limit=4) == "abc…"
     assert style.token_text("<<<<<", limit=2) == "&lt;…"
+    assert style.token_text("👩\u200d👧") == "👩\u200d👧"
+    assert style.token_text("\u200d") == "\\u200d"
     for text in strings():
-        assert style.token_text(text).isprintable()
+        assert re.sub(f"[{style.JOINERS}]", "", style.token_text(text)).isprintable()
 
 
 def test_chips_tell_their_values_and_the_legend_its_range():
-    chips = style.token_chips(["a", "b", "c"], np.array([2.0, -1.0, np.nan]), title="gain", unit='"nats')
+    chips = style.token_chips(alone("a", "b", "c"), np.array([2.0, -1.0, np.nan]), title="gain", unit='"nats')
     assert 'title="2.00 &#34;nats" style="background:rgba(213,94,0,0.65);text-decoration:underline">a<' in chips
     assert (
         'title="-1.00 &#34;nats" style="background:rgba(0,114,178,0.33);text-decoration:underline dotted">b<' in chips
     )
     legend = chips[: chips.index("<pre")]
     assert re.findall(r">(-?\d\.\d)<", legend) == ["-1.0", "-0.5", "0.0", "0.5", "1.0", "1.5", "2.0"]
-    assert ">-" not in style.token_chips(["a"], np.array([1.0]), title="t")
+    assert ">-" not in style.token_chips(alone("a"), np.array([1.0]), title="t")
     assert "not scored" in style.token_chips([], np.zeros(0), title="t") + style.token_chips(
-        ["a"], np.array([np.nan]), title="t"
+        alone("a"), np.array([np.nan]), title="t"
     )
     with pytest.raises(ValueError, match="1 infinite values"):
-        style.token_chips(["a"], np.array([np.inf]), title="t")
+        style.token_chips(alone("a"), np.array([np.inf]), title="t")
+
+
+def test_a_chip_of_several_tokens_has_their_sum():
+    made = [("", (0,)), ("水", (1, 2, 3)), ("\u0007", ()), ("b", (4,))]
+    chips = style.token_chips(made, np.array([np.nan, 1.0, np.nan, 2.0, 1.5]), title="loss", selected=2)
+    shown = chips[chips.index("<pre") :]
+    assert 'title="not scored" style="background:rgba(213,94,0,0.00)">⊢<' in shown
+    frame = f"outline:2px solid {style.POLICY_COLOURS['user']}"
+    assert (
+        f'title="1.00 nats + not scored + 2.00 nats" style="background:rgba(213,94,0,0.65);text-decoration:underline;{frame}">水<'
+        in shown
+    )
+    assert f'title="{style.DROPPED}" style="opacity:.5;text-decoration:line-through">' in shown
+    assert ">3.0<" in chips[: chips.index("<pre")]  # the legend goes as far as the sums
 
 
 def test_chips_hold_the_text_as_written():
     source = corpus.documents("shipped-code")[0].text
-    chips = style.token_chips(list(source), np.zeros(len(source)), title="t")
+    chips = style.token_chips(alone(*source), np.zeros(len(source)), title="t")
     inside = chips[chips.index("<pre") :]
     assert html.unescape(re.sub(r"<[^>]*>", "", inside)) == source
 

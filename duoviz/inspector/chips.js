@@ -25,7 +25,8 @@ function render({ model, el }) {
     chips = model.get("pieces").map((piece, index) => {
       const chip = document.createElement("span");
       chip.textContent = piece;
-      chip.dataset.token = index;
+      chip.dataset.chip = index;
+      chip.dataset.token = model.get("tokens")[index]?.at(-1) ?? "";
       chip.setAttribute("role", "option");
       return chip;
     });
@@ -48,11 +49,12 @@ function render({ model, el }) {
   };
   const mark = () => {
     const selected = model.get("selected");
+    const holder = model.get("tokens").findIndex((tokens) => tokens.includes(selected));
     chips.forEach((chip, index) => {
-      chip.classList.toggle("selected", index === selected);
-      chip.setAttribute("aria-selected", index === selected);
+      chip.classList.toggle("selected", index === holder);
+      chip.setAttribute("aria-selected", index === holder);
     });
-    const chip = chips[selected];
+    const chip = chips[holder];
     if (chip) {
       if (chip.offsetTop < box.scrollTop) box.scrollTop = chip.offsetTop;
       const below = chip.offsetTop + chip.offsetHeight - box.scrollTop - box.clientHeight;
@@ -60,14 +62,21 @@ function render({ model, el }) {
     }
     show(selected);
   };
-  const show = (index) => { preview.textContent = model.get("labels")[index] ?? model.get("hint"); };
-  const token = (event) => event.target.dataset?.token;
+  const show = (...tokens) => {
+    const labels = model.get("labels");
+    preview.textContent = tokens.map((token) => labels[token]).filter(Boolean).join("  |  ") || model.get("hint");
+  };
+  const tokens = (event) => model.get("tokens")[event.target.dataset?.chip];
 
-  box.addEventListener("pointerover", (event) => { if (token(event) !== undefined) show(Number(token(event))); });
+  box.addEventListener("pointerover", (event) => { if (tokens(event)) show(...tokens(event)); });
   box.addEventListener("pointerleave", () => show(model.get("selected")));
   box.addEventListener("click", (event) => {
     box.focus({ preventScroll: true });
-    if (token(event) !== undefined) model.send({ token: Number(token(event)) });
+    const within = tokens(event);
+    if (!within?.length) return;
+    // of a character that is cut into several tokens the last is selected, then one after the other
+    const next = within[(within.indexOf(model.get("selected")) + 1) % within.length];
+    model.send({ token: within.includes(model.get("selected")) ? next : within.at(-1) });
   });
   box.addEventListener("keydown", (event) => {
     if (!(event.key in KEYS) || event.ctrlKey || event.metaKey || event.altKey) return;

@@ -23,8 +23,9 @@ class Chips(anywidget.AnyWidget):
     """The text as tokens. Sends what was asked for: `token`, `step`, `layer`, `release` or `cycle`.
 
     Attributes:
-        pieces, breaks: characters of each token, and after which tokens a line ends.
-        styles, labels: CSS of each token, and what is said of it.
+        pieces, tokens, breaks: characters of each chip, its tokens, and after which chips a line ends.
+        styles: CSS of each chip.
+        labels: what is said of each token.
         meaning, legend: what the colours stand for.
         selected: the selected token, or -1.
         hint: what is said when there is none.
@@ -33,6 +34,7 @@ class Chips(anywidget.AnyWidget):
     _esm = Path(__file__).with_name("chips.js")
     _css = Path(__file__).with_name("chips.css")
     pieces = List(Unicode()).tag(sync=True)
+    tokens: List = List().tag(sync=True)
     breaks = List(Int()).tag(sync=True)
     styles = List(Unicode()).tag(sync=True)
     labels = List(Unicode()).tag(sync=True)

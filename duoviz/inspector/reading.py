@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from jaxtyping import Float32, Float64, Int8
 from traitlets import Bool, Enum, HasTraits, Instance, Int, Unicode
 
-from .. import figures, frames, metrics
+from .. import figures, frames, metrics, style
 from ..records import Landscape, Tokens
 from ..routes import LETTERS, SMALL
 from .analysis import Analysis, Engine, Question
@@ -176,6 +176,10 @@ class Reading(HasTraits):
         column, meaning = STATISTICS[self.statistic]
         unit = "nats" if column.endswith("_nats") else "layers"
         return column, meaning.replace("all small", f"all {self.cheapest}"), unit
+
+    def chips(self) -> list[style.Chip]:
+        """The document in pieces that cut no character, each with its tokens."""
+        return self._found.tokens.chips(self.document)
 
     def pieces(self) -> list[str]:
         """The characters of each token of the document."""

@@ -62,12 +62,16 @@ def _less(inspector: Inspector) -> str:
 def chips(inspector: Inspector) -> str:
     """The document as coloured tokens."""
     title, unit = meaning(inspector)
-    return style.token_chips(inspector.pieces(), inspector.values(), title=title, unit=unit, selected=inspector.token)
+    return style.token_chips(inspector.chips(), inspector.values(), title=title, unit=unit, selected=inspector.token)
 
 
 def labels(inspector: Inspector) -> list[str]:
-    """What is said of each token of the document, not escaped."""
+    """What is said of each token of the document, not escaped; a token within a character is named by the whole."""
     pieces, table = inspector.pieces(), inspector.table()
+    for text, tokens in inspector.chips():
+        for place, token in enumerate(tokens, 1):
+            if not pieces[token]:
+                pieces[token] = f"{text} ({place} of {len(tokens)})" if text else style.BEGIN
     name, unit = f"{inspector.statistic}{_less(inspector)}", inspector.described[2]
     values = [style.chip_label(value, unit) for value in inspector.values()]
     found = [f"{n} {style.visible(piece)}  not scored" for n, piece in enumerate(pieces)]

@@ -293,20 +293,22 @@ class View:
         control["use router"].disabled = not inspector.router
 
     def _show_text(self) -> None:
-        pieces = self.inspector.pieces()
+        chips = self.inspector.chips()
         with self.chips.hold_sync():
-            self.chips.breaks = [n for n, piece in enumerate(pieces) if "\n" in piece]
-            self.chips.pieces = [style.visible(piece) for piece in pieces]
+            self.chips.breaks = [n for n, (text, _) in enumerate(chips) if "\n" in text]
+            self.chips.tokens = [list(tokens) for _, tokens in chips]
+            self.chips.pieces = [style.visible(text) if text else style.BEGIN for text, _ in chips]
             self.chips.styles, self.chips.labels = [], []  # those of another text
 
     def _show_colours(self) -> None:
-        values = self.inspector.values()
+        chips = self.inspector.chips()
+        sums = style.chip_values(chips, self.inspector.values())
         title, unit = static.meaning(self.inspector)
         with self.chips.hold_sync():
             self.chips.meaning = f"{title} ({unit}): "
-            self.chips.legend = [list(step) for step in style.chip_legend(values)]
+            self.chips.legend = [list(step) for step in style.chip_legend(sums)]
             self.chips.labels = static.labels(self.inspector)
-            self.chips.styles = style.chip_styles(values)
+            self.chips.styles = style.chip_styles(chips, sums)
 
     def _clicked(self, message: dict[str, Any]) -> None:
         self.inspector.select(token=int(message["x"]) + 1, layer=int(message["y"]))
