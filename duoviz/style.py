@@ -57,6 +57,8 @@ DIVERGING = [[0.0, "#0072B2"], [0.5, "rgba(127,127,127,0.08)"], [1.0, "#D55E00"]
 """For signed values: draw it with a range that is symmetric about 0, so that no gain and no loss have no colour."""
 DIVERGING_SOLID = [DIVERGING[0], [0.5, "#F2EFE9"], DIVERGING[2]]
 """The same for cells that carry numbers, which need paper of their own on a dark page."""
+WRONG = "#D23B3B"
+"""Of what went wrong: read on light and on dark pages."""
 INK, LINE = "#7f7f7f", "rgba(127,127,127,0.35)"
 CONFIG = {"showSendToCloud": False, "displaylogo": False, "responsive": True}
 """For `Figure.show(config=...)`: no upload of what is drawn."""

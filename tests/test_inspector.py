@@ -12,6 +12,7 @@ from duoviz import frames, oracle, router, style
 from duoviz.inspector import STATISTICS, Cancelled, Engine, Question
 from duoviz.inspector.background import Background
 from duoviz.inspector.widget import View
+from duoviz.model import LanguageModel
 from duoviz.routes import Space, from_text, to_text
 from duoviz.study import Inspection, Study
 
@@ -207,16 +208,45 @@ def test_own_text_in_every_way(study):
         assert study.lm.model.config.skip_scope == scope
     assert losses["-B", "ffn"] != losses["-B", "block"]
     assert "".join(made.pieces()) == SHORT
-    for text, message in (("x", "1 tokens has nothing to predict"), ("word " * 400, "the model's context is 256")):
-        with pytest.raises(ValueError, match=message):
-            made.analyse(made.ask(text=text))
     for wrong, message in (
+        ({"text": "x"}, "1 tokens has nothing to predict"),
+        ({"part": 1}, r"part 1 of this text: there are 0\.\.0"),
         ({"context": "uniform"}, "no landscape of one token"),
         ({"choices": "-SB"}, "give SB or -B"),
     ):
         with pytest.raises(ValueError, match=message):
             made.analyse(made.ask(**wrong))
     assert "".join(made.pieces()) == SHORT
+
+
+def test_a_text_longer_than_the_context_is_looked_at_part_by_part(study, monkeypatch):
+    text = "one 今 two 👩\u200d👧 three, four and five; six or seven"
+    monkeypatch.setattr(LanguageModel, "context", 12)
+    view = View(study.inspector("shipped-code", budget=3, context="reference:big"))
+    inspector, parts = view.inspector, -(-len(study.lm.tokenizer(text)["input_ids"]) // 12)
+    assert parts > 2
+    assert view.controls["next"].disabled
+    view.controls["text"].value = text
+    seen = []
+    for part in [*range(parts), 0]:
+        view.controls["next" if seen else "analyse"].click()
+        view.work.wait()
+        assert f"part {part + 1} of {parts}, as the text is longer" in inspector.status
+        assert not view.controls["next"].disabled
+        seen.append("".join(inspector.pieces()))
+    assert "".join(seen[:-1]) == text
+    assert seen[-1] == seen[0]
+
+
+def test_what_went_wrong_is_red(view):
+    view.controls["text"].value = "x"
+    view.controls["analyse"].click()
+    view.work.wait()
+    assert "nothing to predict" in view.status.value
+    assert style.WRONG in view.status.value
+    view.controls["undo"].click()
+    assert "nothing to undo" in view.status.value
+    assert style.WRONG not in view.status.value
 
 
 def test_a_source_under_another_skip_scope_is_not_what_was_stored(study):

@@ -26,6 +26,7 @@ class Question:
         context: how earlier tokens are routed: committed or reference:<route>.
         choices: letters of the choices that are searched.
         skip_scope: what a skip leaves out: ffn or block.
+        part: which part of a text that is longer than the model's context, counted from 0.
     """
 
     text: str = ""
@@ -33,6 +34,7 @@ class Question:
     context: str = "committed"
     choices: str = "SB"
     skip_scope: str = "ffn"
+    part: int = 0
 
     def __str__(self) -> str:
         scope = f", skip leaves out {self.skip_scope}" if "-" in self.choices else ""
@@ -49,6 +51,7 @@ class Analysis:
         tokens: the texts.
         oracle, label_free, null: the policies at every number of big layers.
         history: routes of the earlier tokens under a reference context; None: those of the oracle at the budget.
+        parts: into how many parts the model's context cuts the text; one of them is analysed.
     """
 
     question: Question
@@ -57,6 +60,7 @@ class Analysis:
     label_free: Curve
     null: Curve
     history: Int8[np.ndarray, "seq position layer"] | None
+    parts: int = 1
 
     @property
     def layers(self) -> int:

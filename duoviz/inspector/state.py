@@ -81,9 +81,18 @@ class Inspector(Reading):
             self.analysis = found
             self._there()
         self.status = f"{found.question}: {len(found.tokens)} texts of {found.tokens.ids.shape[1]} tokens"
+        if found.parts > 1:
+            self.status += (
+                f"; part {found.question.part + 1} of {found.parts}, as the text is longer than the model's context"
+            )
 
-    def ask(self, **changes: str) -> Question:
-        """The question with other answers: text, source, context, choices, skip_scope."""
+    @property
+    def parts(self) -> int:
+        """Into how many parts the model's context cuts the text."""
+        return self._found.parts
+
+    def ask(self, **changes: Any) -> Question:
+        """The question with other answers: text, source, context, choices, skip_scope, part."""
         return replace(self.question, **changes)
 
     # selection
@@ -120,6 +129,20 @@ class Inspector(Reading):
     def release(self) -> None:
         """Select no token."""
         self.token = self.layer = None
+
+    def obey(self, message: dict[str, Any]) -> None:
+        """Do what a click or a key in the text asked for: `token`, `step`, `layer`, `cycle` or `release` (see `chips.js`)."""
+        if "token" in message:
+            self.select(token=message["token"])
+        elif "step" in message:
+            self.step(message["step"])
+        elif "layer" in message:
+            here = -1 if self.layer is None else self.layer
+            self.select(layer=min(max(here + message["layer"], 0), self.layers - 1))
+        elif "cycle" in message:
+            self.cycle()
+        else:
+            self.release()
 
     def most(self) -> None:
         """Select the document's token of the largest value of the statistic.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -83,6 +84,9 @@ class View:
             "text": ipw.Textarea(placeholder="your own text; empty: the texts of the source", layout={"width": "60%"}),
             "analyse": self._button("analyse", self._analyse, "look at this text"),
             "cancel": self._button("cancel", self.work.cancel, "end the analysis"),
+            "next": self._button(
+                "next part", self._next_part, "analyse the next part of a text longer than the context"
+            ),
             "document": dropdown("text", [question.source], question.source),
             "router": dropdown("router", routers, inspector.router),
             "budget": ipw.IntSlider(
@@ -116,7 +120,7 @@ class View:
         self.controls["document"].observe(select, "value")
         for name in ("context", "searched", "scope"):
             self.controls[name].observe(self._guarded(lambda change: self._analyse()), "value")
-        self.chips.on_msg(self._guarded(lambda widget, message, buffers: self._key(message)))
+        self.chips.on_msg(self._guarded(lambda widget, message, buffers: self.inspector.obey(message)))
 
     def _button(self, name: str, work: Callable[[], None], tip: str) -> ipw.Button:
         button = ipw.Button(description=name, tooltip=tip, layout={"width": "auto"})
@@ -143,7 +147,7 @@ class View:
         )
         half = {"width": "50%", "min_width": "0"}  # in a VBox, whose children are as wide as it is
         halves = [self.plots["landscape"], ipw.VBox([ipw.HTML("<b>best routes of all</b>"), self.best])]
-        top = row("text", "analyse", "cancel")
+        top = row("text", "analyse", "next", "cancel")
         top.children = (*top.children, self.progress)
         return [
             top,
@@ -206,26 +210,16 @@ class View:
         if failed:
             raise failed[0]
 
-    def _key(self, message: dict[str, Any]) -> None:
-        inspector = self.inspector
-        if "token" in message:
-            inspector.select(token=message["token"])
-        elif "step" in message:
-            inspector.step(message["step"])
-        elif "layer" in message:
-            here = -1 if inspector.layer is None else inspector.layer
-            inspector.select(layer=min(max(here + message["layer"], 0), inspector.layers - 1))
-        elif "cycle" in message:
-            inspector.cycle()
-        else:
-            inspector.release()
-
     def _follow(self, name: str, change: dict[str, Any]) -> None:
         setattr(self.inspector, name, change["new"])
 
     def _use(self, policy: str) -> None:
         policy = self.inspector.cheapest if policy == "small" else policy
         self.inspector.use(policy, everywhere=self.controls["everywhere"].value)
+
+    def _next_part(self) -> None:
+        inspector = self.inspector
+        self.start(inspector.ask(part=(inspector.question.part + 1) % inspector.parts))
 
     def _analyse(self) -> None:
         control = self.controls
@@ -234,6 +228,7 @@ class View:
             context=control["context"].value,
             choices=control["searched"].value,
             skip_scope=control["scope"].value,
+            part=0,
         )
         self.start(asked)
 
@@ -288,6 +283,7 @@ class View:
             ("scope", question.skip_scope),
         ):
             control[name].value = value
+        control["next"].disabled = inspector.parts == 1
         control["unpin"].disabled = control["against_pin"].disabled = inspector.pinned is None
         control["use small"].description = f"all {inspector.cheapest}"
         control["use router"].disabled = not inspector.router
@@ -341,7 +337,9 @@ class View:
             )
 
     def _show_status(self) -> None:
-        self.status.value = f'<div style="font:13px sans-serif">{style.escape(self.inspector.status)}</div>'
+        said = self.inspector.status
+        colour = f";color:{style.WRONG}" if re.match(r"\w+Error: ", said) else ""
+        self.status.value = f'<div style="font:13px sans-serif{colour}">{style.escape(said)}</div>'
 
     def _draw(self, name: str, figure: go.Figure) -> None:
         if name in self.plots:

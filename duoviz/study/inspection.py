@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -46,20 +47,31 @@ class Inspection:
         """The policies at every budget; those of a corpus source are looked up where they are stored.
 
         Raises:
-            ValueError: a text without anything to predict or longer than the model's context; other choices
-                than a pair with B; context uniform; what `oracle.survey` refuses.
+            ValueError: a text without anything to predict, a part it does not have; other choices than a pair with B; context
+                uniform; what `oracle.survey` refuses.
         """
         with self._scoped(question):
-            if question.text:
-                tokens = self.lm.check(corpus.encode(self.lm.tokenizer, question.text, bos=self.study.bos))
-            else:
-                tokens = self.study.tokens(question.source)
+            tokens, parts = self._own(question) if question.text else (self.study.tokens(question.source), 1)
             found = self._survey(question, tokens, watch)
             history = None
             if question.context != "committed":
                 route = oracle.reference_routes(self.lm, question.context)
                 history = oracle.same_for_all(tokens, route)
-        return Analysis(question, tokens, found["nll"], found["expected"], found["null"], history)
+        return Analysis(question, tokens, found["nll"], found["expected"], found["null"], history, parts)
+
+    def _own(self, question: Question) -> tuple[Tokens, int]:
+        """The asked part of one's own text, and into how many parts the model's context cuts it."""
+        encode = partial(corpus.encode, self.lm.tokenizer, bos=self.study.bos)
+        whole = encode(question.text)
+        size = self.lm.context - int(whole.special.sum())  # every part begins as a text does
+        (own,) = np.nonzero(~whole.special[0])
+        parts = max(1, -(-(len(own) - 1) // size))  # one token that is left alone predicts nothing
+        if not 0 <= question.part < parts:
+            raise ValueError(f"part {question.part} of this text: there are 0..{parts - 1}")
+        if parts == 1:
+            return self.lm.check(whole.cut(self.lm.context)), 1
+        first, *_, last = whole.offsets[0, own[question.part * size :][:size]].tolist()
+        return self.lm.check(encode(question.text[first[0] : last[1]]).cut(self.lm.context)), parts
 
     def _survey(self, question: Question, tokens: Tokens, watch: Watch) -> dict[str, Curve]:
         if len(question.choices) != 2 or routes.LETTERS[routes.BIG] not in question.choices:
