@@ -1,14 +1,18 @@
 import json
 import re
+import resource
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from conftest import dense_model, tiny_model
+from safetensors.torch import load_file
 from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
@@ -25,7 +29,7 @@ def run(*words):
 
 
 def test_every_subcommand_explains_itself():
-    names = ("train", "convert", "oracle", "router", "evaluate", "report", "score", "bench", "figure8")
+    names = ("train", "convert", "oracle", "router", "evaluate", "report", "score", "bench", "figure8", "init")
     assert set(names) <= set(run("--help").output.split())
     for name in names:
         done = run(name, "--help")
@@ -152,6 +156,44 @@ def test_a_search_that_was_killed_goes_on_and_is_bit_equal(tmp_path):
     resumed, whole = (pd.read_parquet(tmp_path / name / "routes.parquet") for name in ("killed", "whole"))
     pd.testing.assert_frame_equal(resumed, whole, check_exact=True)
     assert not list((tmp_path / "killed").glob("*.parts"))
+
+
+@contextmanager
+def files_of_at_most(size):
+    """As if the disk were full: no file may grow beyond so many bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("command", ["convert", "router"])
+def test_a_full_disk_ends_in_one_line_and_nothing_is_lost(command, tmp_path):
+    """Whatever it is that cannot be written, a repeated command ends where it would have ended."""
+    dense_model("gpt2", vocab=4096, context=128).save_pretrained(tmp_path / "own")
+    AutoTokenizer.from_pretrained(ROOT / "data" / "duo-tiny").save_pretrained(tmp_path / "own")
+    (tmp_path / "words.txt").write_text("some words of training text, and more of them. " * 400)
+    words = [command, "--model", tmp_path / "own", "--sources", f"file:{tmp_path / 'words.txt'}", "--tokens", 1024]
+    words += ["--micro-rows", 1] if command == "convert" else ["--big", 0.5, "--skip", 0.5]
+    for size in (100, 1_000, 10_000, 300_000):
+        with files_of_at_most(size):
+            done = run(*words, "--out", tmp_path / "full")
+        if done.exit_code == 0:
+            break
+        assert done.exit_code == 2
+        (line,) = done.output.splitlines()
+        assert re.match(rf"error: .*{tmp_path}.*(cannot be written|make room)", line), line
+    assert size > 1_000, "nothing failed"
+    for out in ("full", "whole"):
+        done = run(*words, "--out", tmp_path / out)
+        assert done.exit_code == 0, done.output
+    made = "model/model.safetensors" if command == "convert" else "router.safetensors"
+    full, whole = (load_file(tmp_path / out / made) for out in ("full", "whole"))
+    assert full.keys() == whole.keys()
+    for name, tensor in whole.items():
+        assert torch.equal(full[name], tensor), name
 
 
 def spied(method, computed):

@@ -132,6 +132,36 @@ def test_a_run_killed_between_two_saves_ends_bit_equal(tmp_path, sources, one_th
     assert facts_of(resumed) == facts_of(whole) | {"name": "killed", "legs": facts_of(resumed)["legs"]}
 
 
+def test_a_run_killed_while_its_tokenizer_was_written_goes_on(tmp_path, sources, whole):
+    partial = tmp_path / "killed" / "tokenizer.partial"
+    partial.mkdir(parents=True)
+    (partial / "tokenizer.json").write_text("{")
+    again = training.train(plan(tmp_path / "killed", sources), max_steps=1)
+    assert (again / "tokenizer.json").read_text() == (whole / "tokenizer.json").read_text()
+    assert not partial.exists()
+
+
+def test_text_that_a_model_may_have_read_is_warned_of(tmp_path, whole, caplog):
+    facts = facts_of(whole)
+    facts["legs"][0] |= {"sources": ["python-prose"], "split": "text"}
+    (tmp_path / "training.json").write_text(json.dumps(facts))
+    for source in ("python-code", "shipped-prose"):
+        training.warn_of_split(tmp_path, source)
+    training.warn_of_split(tmp_path / "nowhere", "python-prose")
+    training.warn_of_split("owner/name", "python-prose")
+    assert not caplog.records
+    training.warn_of_split(tmp_path, "python-prose")
+    (record,) = caplog.records
+    assert (
+        "trained on python-prose split by the text of its documents, which is split by their name now" in record.message
+    )
+    caplog.clear()
+    facts["legs"][0]["split"] = corpus.SPLIT
+    (tmp_path / "training.json").write_text(json.dumps(facts))
+    training.warn_of_split(tmp_path, "python-prose")
+    assert not caplog.records
+
+
 def test_the_log_and_the_card_say_what_was_done(sources, whole):
     log = pd.read_parquet(whole / "training-log.parquet")
     assert {"step", "tokens", "loss", "learning_rate", "grad_norm"} <= set(log)

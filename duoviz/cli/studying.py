@@ -126,12 +126,14 @@ def evaluate(
     model: Model = str(SHIPPED),
     batch_size: MicroRows = 8,
     seed: Seed = 0,
+    bos: Bos = "auto",
     out: Annotated[Path, typer.Option(help="Folder for the table.")] = Path("runs/evaluate"),
 ) -> None:
     """Perplexity with sliding windows, or tasks such as arc_easy, for one or several ways to route the tokens."""
     from .. import evaluation, study
 
     cut = {"--source": source, "--length": length, "--stride": stride, "--documents": documents}
+    cut["--bos"] = None if bos == "auto" else bos_of(bos)
     own = {"--limit": limit, "--fewshot": fewshot, "--include-path": include_path}
     if wrong := [name for name, value in (cut if tasks else own).items() if value is not None]:
         raise ValueError(f"{', '.join(wrong)} {'beside' if tasks else 'without'} --tasks says nothing: leave one out")
@@ -143,7 +145,7 @@ def evaluate(
     if tasks:
         rows = evaluation.tasks(lm, tasks.split(","), ways=ways, batch_size=batch_size, **asked)
     else:
-        asked["source"] = source or "shipped-prose"
+        asked |= {"source": source or "shipped-prose", "bos": bos_of(bos)}
         rows = evaluation.perplexities(lm, ways=ways, batch_size=batch_size, **asked)
     print(evaluation.write(lm, rows, out / ("tasks" if tasks else "perplexity")).to_string(index=False))
     print(f"also in {out}, as parquet and JSON")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from .. import corpus, metrics, progress
+from .. import corpus, metrics, progress, training
 from ..metrics import Interval
 from ..model import LanguageModel
 from ..records import whole
@@ -126,6 +126,7 @@ def perplexity(
     first = len(corpus.special_beginning(lm.tokenizer, bos))
     _check(lm, length - first, stride, documents, batch_size)
     way = ways_.check(lm, way)
+    training.warn_of_split(lm.path, source)
     texts = list(islice(_texts(lm, source, split, bos), documents))
     total, done = sum(len(ids) - max(1, first) for ids, _ in texts), 0
     pieces = _pieces(lm, texts, way, length - first, stride, first)

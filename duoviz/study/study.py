@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .. import corpus, frames, oracle, places, progress, records, router, routes, store
+from .. import corpus, frames, oracle, places, progress, records, router, routes, store, training
 from ..inspector import Inspector, Question
 from ..model import DuoConfig, LanguageModel, configuration, load
 from ..oracle.methods import parse as parse_method
@@ -96,6 +96,7 @@ class Study:
 
     def tokens(self, source: str) -> records.Tokens:
         """The texts of one source."""
+        training.warn_of_split(self.folder, source)
         return corpus.blocks(self.lm.tokenizer, source, documents=self.documents, length=self.length, bos=self.bos)
 
     def losses(self, source: str, route: str | np.ndarray) -> np.ndarray:

@@ -7,7 +7,9 @@ Paper: arXiv 2410.10846, section 2, stage 1, and section 3.1 (preset `paper`).
 """
 
 from .card import card
-from .plan import CONVERSION, PRESETS, RECORD, ROW, Preset, Stage1
+from .plan import Stage1
+from .preset import PRESETS, ROW, Preset
+from .record import CONVERSION, RECORD, warn_of_split
 from .run import DuoTrainer, divergence, holdout_losses, last_checkpoint, train
 from .text import Rows, apart, held_out, new_tokenizer, rows_of, tokenizer_of
 
@@ -30,4 +32,5 @@ __all__ = [
     "rows_of",
     "tokenizer_of",
     "train",
+    "warn_of_split",
 ]

@@ -9,7 +9,7 @@ from typing import Any
 from .. import corpus
 from ..families import FAMILIES
 from ..model.duo import RandomPolicy
-from .plan import PRESETS, Preset
+from .preset import PRESETS, Preset
 from .text import HELD_ROWS
 
 
