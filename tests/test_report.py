@@ -29,14 +29,14 @@ def test_every_notebook_runs_with_other_parameters(built):
     assert (out / "index.html").stat().st_size < 10_000 + index.MOST_BYTES * len(pages)
 
 
-@pytest.mark.parametrize(("family", "layers", "absent"), [("qwen3", 4, "15"), ("gpt2", 16, "157")])
+@pytest.mark.parametrize(("family", "layers", "absent"), [("qwen3", 4, "15"), ("gpt2", 15, "157")])
 def test_a_strangers_dense_model_gets_the_notebooks_that_apply(family, layers, absent, tmp_path):
     """Also one whose routes are too many to enumerate."""
     dense = dense_model(family, layers=layers, vocab=4096, context=128)
     dense.save_pretrained(tmp_path / "own", max_shard_size="200kB")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(SHIPPED / name, tmp_path / "own")
-    given = ["-p", "documents=1", "-p", "length=6", "-p", "context=reference:big"]
+    given = ["-p", "documents=1", "-p", "length=4", "-p", "context=reference:big"]
     done = CliRunner().invoke(app, ["report", "--model", str(tmp_path / "own"), "--out", str(tmp_path / "out"), *given])
     assert done.exit_code == 0, done.output
     shown = (tmp_path / "out" / "index.html").read_text()
@@ -45,11 +45,11 @@ def test_a_strangers_dense_model_gets_the_notebooks_that_apply(family, layers, a
         assert (tmp_path / "out" / f"{path.stem}.html").exists() == (number not in absent)
     assert shown.count("does not apply: ") == len(absent)
     assert "own is a dense model, without small FFNs" in shown
-    assert ("2^16 routes are too many to look at each" in shown) == (layers == 16)
+    assert ("2^15 routes are too many to look at each" in shown) == (layers == 15)
     own = nbformat.read(tmp_path / "out" / "8-your-own-model.ipynb", as_version=4)
     printed = "".join(out.get("text", "") for cell in own.cells for out in cell.get("outputs", []))
     assert f"{family}: {layers} layers" in printed
-    assert f"searched by method {'descent' if layers == 16 else 'exhaustive'}" in printed
+    assert f"searched by method {'descent' if layers == 15 else 'exhaustive'}" in printed
     assert "there is no" in printed
 
 
@@ -127,7 +127,7 @@ def test_failing_notebooks_name_their_cell_and_the_others_still_run(tmp_path, mo
     assert "ZeroDivisionError" in index
     assert f"x = {given.get('x', 1)}" in index
     assert f"&lt;script&gt; {given.get('x', 1)}" in (tmp_path / "out" / "3-runs.html").read_text()
-    assert len(said) == 6
+    assert len(said) == 4
 
 
 @pytest.mark.parametrize(

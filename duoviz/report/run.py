@@ -234,9 +234,11 @@ def _page(path: Path, out: Path, parameters: dict[str, Any], links: Mapping[str,
 
 def _run(path: Path, executed: Path, parameters: dict[str, Any]) -> str:
     """Run a notebook into another file; why it failed, if it did."""
+    from jupyter_core.utils import ensure_event_loop
     from nbclient.exceptions import DeadKernelError
     from papermill import PapermillExecutionError, execute_notebook
 
+    loop = ensure_event_loop()  # of this thread: nobody else would close it
     try:
         execute_notebook(
             str(path),
@@ -251,6 +253,8 @@ def _run(path: Path, executed: Path, parameters: dict[str, Any]) -> str:
         return f"{failure.ename}: {failure.evalue}"
     except DeadKernelError as failure:
         return f"{type(failure).__name__}: {failure} (out of memory?)"
+    finally:
+        loop.close()
     return ""
 
 
