@@ -17,6 +17,7 @@ from transformers.pytorch_utils import Conv1D
 
 from .families import family
 from .model import DuoCausalLM, DuoConfig, DuoFFN, add_small, configuration
+from .model.routing import in_this_thread
 
 BEGINNINGS = ("neurons", "random")
 NARROWER = 16
@@ -93,7 +94,9 @@ def small_width(config: PretrainedConfig, small: int | None) -> int:
 def _begin_all(model: DuoCausalLM, ids: Int64[Tensor, "seq token"]) -> None:
     """Begin every layer's small FFN from what its big one does in the dense model's forward pass."""
     ffns: list[Any] = [layer.duo_ffn for layer in model.decoder_layers]
-    hooks = [ffn.register_forward_hook(lambda ffn, args, _: begin_with_neurons(ffn, args[0])) for ffn in ffns]
+    hooks = [
+        ffn.register_forward_hook(in_this_thread(lambda ffn, args, _: begin_with_neurons(ffn, args[0]))) for ffn in ffns
+    ]
     try:
         model(ids, use_cache=False, logits_to_keep=1)
     finally:
@@ -141,7 +144,7 @@ def _with_inner(
     """Activations of the big FFN's inner neurons, and its output, before any norm of it."""
     kept: list[tuple[Tensor, Tensor]] = []
     out: nn.Module = ffn.linears()[-1]
-    hook = out.register_forward_hook(lambda _, args, full: kept.append((args[0], full)))
+    hook = out.register_forward_hook(in_this_thread(lambda _, args, full: kept.append((args[0], full))))
     try:
         ffn.big(x)
     finally:

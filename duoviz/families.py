@@ -57,6 +57,8 @@ class _Second(nn.Linear):
 def _inline(layer: Any) -> nn.Module:
     """The FFN of a decoder layer that has no module for it; from now on its `fc1` does what all three did."""
     ffn, fc2, activation = layer.fc1, layer.fc2, layer.activation_fn
+    if any(isinstance(part, InlineFFN) for part in ffn.modules()):
+        return ffn
     ffn.__class__, fc2.__class__, layer.activation_fn = InlineFFN, _Second, nn.Identity()
     for name, part in (("fc2", fc2), ("activation_fn", activation)):
         object.__setattr__(ffn, name, part)  # no child of its: the layer has it

@@ -127,6 +127,10 @@ class Budget:
             raise ValueError(f"budget {name}={asked!r}: the model has {layers} layers, ask for 0..{layers}")
         return cls(0 if str(asked).startswith("<=") else count, count)
 
+    def left(self, taken: int, *, of: int) -> range:
+        """How many of so many more layers may make the choice, after those that have."""
+        return range(max(0, self.low - taken), min(of, self.high - taken) + 1)
+
 
 @dataclass(frozen=True)
 class Space:
@@ -311,12 +315,10 @@ def _ways(space: Space, left: int, bigs: int, skips: int) -> int:
     """How many ways there are to fill `left` more layers when `bigs` and `skips` are taken: a sum of binomial coefficients, as
     a recursion over layers would be too deep for some hundred of them."""
 
-    def more(budget: Budget, taken: int, choice: int) -> range:
-        """How many of the layers left may make a choice."""
-        most = min(left, budget.high - taken) if choice in space.allowed else 0
-        return range(max(0, budget.low - taken), most + 1)
-
-    big, skip = more(space.budgets[0], bigs, BIG), more(space.budgets[1], skips, SKIP)
+    big, skip = (
+        budget.left(taken, of=left if choice in space.allowed else 0)
+        for budget, taken, choice in zip(space.budgets, (bigs, skips), (BIG, SKIP))
+    )
     if space.budgets[0].high < bigs or space.budgets[1].high < skips:
         return 0
     small, anything = SMALL in space.allowed, range(left + 1)

@@ -194,6 +194,7 @@ FULL = (
     "os error 28",
     "os error 27",
     "PytorchStreamWriter",
+    "inline_container",
     "requested and",
 )
 """What the libraries that write for us say where there is no room: each has an error of its own kind."""

@@ -86,7 +86,7 @@ def trie_equals_brute_force(name, folder):
             one = everywhere.copy()
             one[text, place] = route
             wanted = lm.hidden(lm.check(ids), duo_routes=torch.from_numpy(one))[text, place]
-            torch.testing.assert_close(hidden[row], wanted, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(hidden[row], wanted, atol=2e-5, rtol=2e-5)  # before the norm: up to 10 in size
         found = oracle.search(lm, ids[:, :8], routes.Space(3, "-SB", big=1), context="committed")
         assert found.replay_error < 1e-5
         ids = ids[:1, :7]

@@ -4,6 +4,7 @@ import html
 import re
 import threading
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -221,8 +222,8 @@ def test_own_text_in_every_way(study):
 
 def test_a_text_longer_than_the_context_is_looked_at_part_by_part(study, monkeypatch):
     text = "one 今 two 👩\u200d👧 three, four and five; six or seven"
+    view = View(study.inspector(SOURCE, budget=3, context="reference:big"))
     monkeypatch.setattr(LanguageModel, "context", 12)
-    view = View(study.inspector("shipped-code", budget=3, context="reference:big"))
     inspector, parts = view.inspector, -(-len(study.lm.tokenizer(text)["input_ids"]) // 12)
     assert parts > 2
     assert view.controls["next"].disabled
@@ -286,24 +287,25 @@ def test_the_controls_follow_the_state(view):
         inspector.force(np.full(12, -1))
 
 
-def test_the_model_is_lent_to_one_thread_at_a_time(study):
+def test_another_threads_analysis_changes_nothing_here(study):
+    """Not what a skip leaves out, nor any number: the background's work is beside the cells'."""
     made = study.inspector(SOURCE, budget=3, context="reference:big")
     made.select(token=4)
-    thread_has_it, go_on = threading.Event(), threading.Event()
-
-    def hold():
-        with made.engine._scoped(made.question):
-            thread_has_it.set()
-            go_on.wait(60)
-
-    thread = threading.Thread(target=hold)
-    thread.start()
-    assert thread_has_it.wait(60)
-    with pytest.raises(RuntimeError, match="busy with an analysis"):
-        made.landscape()
-    go_on.set()
-    thread.join()
-    assert len(made.landscape().routes) == 4096
+    tokens, own = study.tokens(SOURCE), study.lm.skip_scope
+    other = {"ffn": "block", "block": "ffn"}[own]
+    wanted = study.lm.score(tokens, "BB--BBBB-BBB"), made.landscape().loss_nats
+    work, said = Background(), []
+    asked = made.ask(text=SHORT, choices="-B", skip_scope=other)
+    work.start(partial(made.engine.analyse, asked), lambda found, why: said.append((found, why)), lambda share: None)
+    while work._thread.is_alive():
+        assert study.lm.skip_scope == own
+        np.testing.assert_array_equal(study.lm.score(tokens, "BB--BBBB-BBB"), wanted[0])
+    work.wait()
+    ((found, why),) = said
+    assert not why
+    again = made.engine.analyse(asked, lambda share: None)
+    np.testing.assert_allclose(found.oracle.loss_nats, again.oracle.loss_nats, atol=1e-5)
+    np.testing.assert_array_equal(made.landscape().loss_nats, wanted[1])
 
 
 def test_a_landscape_too_large_to_enumerate_is_drawn(study):

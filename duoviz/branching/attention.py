@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -12,7 +11,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from ..model import DuoCausalLM
+from ..model.routing import ATTENTION, holding
 
 NAME = "duo_branches"
 Rows = Float[Tensor, "batch kv_head group branch width"]
@@ -192,13 +191,6 @@ def portable_over_prefix(
 AttentionInterface.register(NAME, attend)
 
 
-@contextmanager
-def branch_attention(model: DuoCausalLM) -> Iterator[None]:
-    """The model's attention modules call `attend`."""
-    config = model.config
-    before = config._attn_implementation
-    config._attn_implementation = NAME
-    try:
-        yield
-    finally:
-        config._attn_implementation = before
+def branch_attention() -> AbstractContextManager[None]:
+    """Attention modules of Duo models call `attend`, in this thread."""
+    return holding(ATTENTION, NAME)

@@ -10,14 +10,23 @@ Differs: from the family's own layer only by rounding, which the tests hold it t
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRotaryEmbedding, rotate_half
+from transformers.activations import SiLUActivation
+from transformers.models.llama.modeling_llama import (
+    LlamaAttention,
+    LlamaDecoderLayer,
+    LlamaMLP,
+    LlamaRMSNorm,
+    LlamaRotaryEmbedding,
+    rotate_half,
+)
 
-from ..model import DuoCausalLM
+from ..model import DuoCausalLM, DuoFFN
 from ..routes import BIG, SKIP, SMALL
 from .attention import Lockstep
 
@@ -34,10 +43,24 @@ def applies(model: DuoCausalLM) -> bool:
         _available()
         and model.device.type == "cpu"
         and model.dtype == torch.float32
-        and all(isinstance(layer, LlamaDecoderLayer) for layer in layers)
+        and all(isinstance(layer, LlamaDecoderLayer) and _plain(layer) for layer in layers)
         and model.config.hidden_act in ("silu", "swish")
         and all(rope.attention_scaling == 1 for rope in model.modules() if isinstance(rope, LlamaRotaryEmbedding))
         and sum(p.numel() for layer in layers for p in layer.parameters()) <= LARGEST
+    )
+
+
+PLAIN = (nn.Linear, nn.SiLU, nn.ModuleList, SiLUActivation, LlamaAttention, LlamaMLP, LlamaRMSNorm)
+"""Modules of which a layer may consist."""
+
+
+def _plain(layer: Any) -> bool:
+    """Whether each part of a layer is just what `Fused` was written for: nothing wrapped (LoRA, quantised), parametrised,
+    replaced, or with hooks."""
+    own = (type(layer), type(layer.mlp)) if isinstance(layer.mlp, DuoFFN) and isinstance(layer.mlp, LlamaMLP) else ()
+    return bool(own) and all(
+        type(part) in (*PLAIN, *own) and not part._forward_hooks and not part._forward_pre_hooks
+        for part in layer.modules()
     )
 
 
@@ -79,6 +102,10 @@ class _FFN:
     def __call__(self, x: Float[Tensor, "text row hidden"], residual: Float[Tensor, "text row hidden"]) -> Tensor:
         return self.down(self.up(x, "mul", self.gate(x, "swish")), "add", residual)
 
+    def at(self, x: Tensor, residual: Tensor, rows: Any) -> Tensor:
+        """The same for some rows."""
+        return self(x[rows].contiguous(), residual[rows].contiguous())
+
 
 class Fused:
     """A decoder layer.
@@ -106,11 +133,9 @@ class Fused:
         skipped = self.out(self._attend(self._norm(x), prefix), "add", x)
         normed = self._norm(skipped)
 
-        def through(ffn: _FFN) -> Callable[[Any], Tensor]:
-            return lambda at: ffn(normed[at].contiguous(), skipped[at].contiguous())
-
         untouched = x if self.skip_scope == "block" else skipped
-        return {SKIP: lambda at: untouched[at]} | {choice: through(ffn) for choice, ffn in self.ffns.items()}
+        through = {choice: partial(ffn.at, normed, skipped) for choice, ffn in self.ffns.items()}
+        return {SKIP: lambda at: untouched[at], **through}
 
     def _norm(self, x: Tensor) -> Tensor:
         """The norm without its weights; its own kernel on the CPU writes every square to memory."""

@@ -7,7 +7,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from ..model import DuoFFN, LanguageModel
+from ..model.routing import in_this_thread
 from ..routes import BIG, SKIP, SMALL
 from .attention import Lockstep, Prefix, Scattered, branch_attention
 from .fused import Fused, applies, turned_back
@@ -39,34 +40,36 @@ class _LeaveOut:
     """Routing that leaves the FFN out of a layer and keeps its input."""
 
     def __init__(self) -> None:
+        self.ffn: DuoFFN | None = None
         self.ffn_input: Tensor | None = None
 
     def at_ffn(self, ffn: DuoFFN, layer: int, x: Tensor) -> Tensor:
-        self.ffn_input = x
+        self.ffn, self.ffn_input = ffn, x
         return x.new_zeros(()).expand_as(x)
 
     def at_layer_end(self, layer: int, before: Tensor, after: Tensor) -> Tensor:
         return after
 
-    def outputs(
-        self, ffn: DuoFFN, before: Tensor, skipped: Tensor, skip_scope: str
-    ) -> dict[int, Callable[[At], Tensor]]:
+    def outputs(self, before: Tensor, skipped: Tensor, skip_scope: str) -> dict[int, Callable[[At], Tensor]]:
         """The layer's output under each choice, as a function of the texts and rows it is wanted for.
 
         Args:
-            ffn: the layer's FFN.
             before: the layer's input `[text, row, hidden]`.
             skipped: its output without the FFN.
             skip_scope: what a skip leaves out.
         """
-        assert self.ffn_input is not None, "the layer has run"
-        x = self.ffn_input.view_as(before)
+        ffn, x = self.ffn, self.ffn_input
+        assert ffn is not None, "the layer has run"
+        assert x is not None, "the layer has run"
+        x = x.view_as(before)
         untouched = before if skip_scope == "block" else skipped
+        small, big = (partial(_through, run, x, skipped, ffn.residual_factor) for run in (ffn.narrow, ffn.big))
+        return {SKIP: lambda at: untouched[at], SMALL: small, BIG: big}
 
-        def through(run: Callable[[Tensor], Tensor]) -> Callable[[At], Tensor]:
-            return lambda at: torch.add(skipped[at], run(x[at].contiguous()), alpha=ffn.residual_factor)
 
-        return {SKIP: lambda at: untouched[at], SMALL: through(ffn.narrow), BIG: through(ffn.big)}
+def _through(run: Callable[[Tensor], Tensor], x: Tensor, skipped: Tensor, factor: float, at: At) -> Tensor:
+    """The output of a layer for some texts and rows, from its FFN's input and what it is without the FFN."""
+    return torch.add(skipped[at], run(x[at].contiguous()), alpha=factor)
 
 
 class _Take:
@@ -112,8 +115,7 @@ class Branches:
         self.lm, self.width = lm, width
         self.layers: list[Any] = list(lm.model.decoder_layers)
         self._piece = max(1, PIECE // lm.model.family.ffn_width(lm.model.config))  # rows of an FFN at one time
-        scope = lm.model.config.skip_scope
-        self._fused = [Fused(layer, skip_scope=scope) for layer in self.layers] if applies(lm.model) else []
+        self._fused = [Fused(layer, skip_scope=lm.skip_scope) for layer in self.layers] if applies(lm.model) else []
         _keep_freed_memory()
         cache = DynamicCache()  # without the configuration, which may have it forget what leaves a sliding window
         # of every layer, since Gemma 3 rotates those with a window by another base
@@ -143,9 +145,8 @@ class Branches:
             trie: the routes.
             then: is applied to each part of it while that is in cache.
         """
-        with branch_attention(self.lm.model):
-            prefixes = [self._seen(level, position) for level in range(len(self.layers))]
-            yield from self._expand(trie, prefixes, 0, (0, 1), self.inputs[:, position : position + 1], then)
+        prefixes = [self._seen(level, position) for level in range(len(self.layers))]
+        yield from self._expand(trie, prefixes, 0, (0, 1), self.inputs[:, position : position + 1], then)
 
     @torch.no_grad()
     def scattered(
@@ -159,20 +160,18 @@ class Branches:
         Args:
             texts, positions, routes: different from each other, ascending by text, then position, then route.
         """
-        with branch_attention(self.lm.model):
-            for start in range(0, len(texts), self.width):
-                rows = slice(start, start + self.width)
-                yield rows, self._forest(texts[rows], positions[rows], routes[rows])
+        for start in range(0, len(texts), self.width):
+            rows = slice(start, start + self.width)
+            yield rows, self._forest(texts[rows], positions[rows], routes[rows])
 
     @torch.no_grad()
     def commit(self, position: int, routes: Int8[np.ndarray, "text layer"]) -> None:
         """Let a position take these routes: what comes after sees their keys and values."""
         taken = torch.from_numpy(routes).to(self.lm.device)
-        routing = _Take(taken, skip_scope=self.lm.model.config.skip_scope)
+        routing = _Take(taken, skip_scope=self.lm.skip_scope)
         x = self.inputs[:, position : position + 1]
-        with branch_attention(self.lm.model):
-            for index in range(len(self.layers)):
-                x = self._run(index, [position], x, self._lockstep(index, position, write=True), routing)
+        for index in range(len(self.layers)):
+            x = self._run(index, [position], x, self._lockstep(index, position, write=True), routing)
 
     def _lockstep(self, layer: int, position: int, *, write: bool = False) -> Lockstep:
         return Lockstep(self.keys[layer], self.values[layer], position, write)
@@ -189,7 +188,8 @@ class Branches:
             kwargs["position_embeddings"] = tuple(part[..., positions, :] for part in kwargs["position_embeddings"])
         if "position_ids" in kwargs:
             kwargs["position_ids"] = kwargs["position_ids"][..., positions]
-        return self.layers[layer](x, attention_mask=prefix, duo_routing=routing, **kwargs)
+        with branch_attention():
+            return self.layers[layer](x, attention_mask=prefix, duo_routing=routing, **kwargs)
 
     def _expand(
         self,
@@ -245,7 +245,7 @@ class Branches:
         else:
             routing = _LeaveOut()
             skipped = self._run(level, positions, x, prefix, routing)
-            outputs = routing.outputs(self.layers[level].duo_ffn, x, skipped, self.lm.model.config.skip_scope)
+            outputs = routing.outputs(x, skipped, self.lm.skip_scope)
         texts, nodes = x.shape[:2]
         made: Tensor | None = None
         seen = int(torch.as_tensor(positions).sum()) * (nodes if len(positions) == 1 else 1)
@@ -278,7 +278,7 @@ def uniform_leaves(
 ) -> Iterator[tuple[int, Float[Tensor, "text token hidden"]]]:
     """The last layer's output when all tokens take one route, leaf by leaf: whole texts, beginnings of routes shared."""
     layers: list[Any] = list(lm.model.decoder_layers)
-    scope = lm.model.config.skip_scope
+    scope = lm.skip_scope
     with _calls(layers) as calls:
         lm.model(torch.from_numpy(ids).to(lm.device), use_cache=False, logits_to_keep=1)
     x = calls[0]["hidden_states"]
@@ -289,7 +289,7 @@ def uniform_leaves(
             return
         routing = _LeaveOut()
         skipped = layers[level](**{**calls[level], "hidden_states": x, "duo_routing": routing})
-        outputs = routing.outputs(layers[level].duo_ffn, x, skipped, scope)
+        outputs = routing.outputs(x, skipped, scope)
         for child in range(int(trie.children[level][node]), int(trie.children[level][node + 1])):
             yield from below(level + 1, child, outputs[int(trie.choices[level][child])](slice(None)).view(x.shape))
 
@@ -315,6 +315,7 @@ def _calls(layers: Sequence[Any], names: tuple[str, ...] = ()) -> Iterator[list[
     of some names alone where they are given."""
     calls: list[dict[str, Any]] = []
 
+    @in_this_thread
     def keep(layer: Any, args: tuple, kwargs: dict[str, Any]) -> None:
         bound = inspect.signature(layer.dense_forward).bind_partial(*args, **kwargs).arguments
         call = {**bound.pop("kwargs", {}), **bound}

@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy
 from .. import router as routers
 from .. import routes as routes_
 from ..metrics import share
-from ..model import LanguageModel, RandomPolicy
+from ..model import LanguageModel, RandomPolicy, undisturbed
 from ..records import Tokens
 from ..router import Router
 from ..routes import BIG, LETTERS, SKIP, SMALL
@@ -220,6 +220,7 @@ class Reading:
 
 
 @torch.no_grad()
+@undisturbed
 def read(lm: LanguageModel, pieces: Sequence[Piece], way: Way) -> list[Reading]:
     """Read pieces in one ordinary forward pass; shorter ones are padded at the end, which no token before it sees.
 

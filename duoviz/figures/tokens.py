@@ -177,7 +177,7 @@ def slices(table: pd.DataFrame, value: str, *, title: str) -> go.Figure:
         cols=1,
         row_heights=sizes,
         shared_xaxes=True,
-        vertical_spacing=30 / sum(sizes) / 28,
+        vertical_spacing=min(0.5, 30 / sum(sizes) / 28),
     )
     for number, part in enumerate(parts.values()):
         names = [f"{style.escape(r.slice)} (n = {r.positions:,})" for r in part.itertuples()]

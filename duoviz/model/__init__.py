@@ -1,9 +1,12 @@
 """The Duo model: layers with two FFNs and a skip, on the models of transformers."""
 
-from .duo import CLASSES, SKIP_SCOPES, DuoCausalLM, DuoConfig, DuoOutput, RandomPolicy, config_for
+from .config import SKIP_SCOPES, DuoConfig
+from .duo import CLASSES, DuoCausalLM, DuoOutput, config_for
 from .flops import forward_flops, parameter_groups
-from .language_model import Head, LanguageModel
+from .head import Head
+from .language_model import LanguageModel, undisturbed
 from .loading import add_small, configuration, load, load_model, read_tokenizer
+from .policy import RandomPolicy
 from .routing import DuoFFN, DuoLayer, Routing
 
 __all__ = [
@@ -26,4 +29,5 @@ __all__ = [
     "load_model",
     "parameter_groups",
     "read_tokenizer",
+    "undisturbed",
 ]

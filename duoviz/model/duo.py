@@ -7,7 +7,9 @@ and `Trainer` work as they do there; a Duo folder also opens as the dense model,
 from __future__ import annotations
 
 import copy
+import inspect
 from dataclasses import dataclass
+from functools import cache
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
@@ -17,45 +19,14 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.utils import ModelOutput
 
+from .. import routes as routes_
 from ..families import FAMILIES, Family, family
-from ..routes import BIG, SKIP, SMALL
-from .routing import DuoFFN, DuoLayer, GivenRoutes, LearnedRoutes, PostNorm, Routing
-
-SKIP_SCOPES = ("ffn", "block")
-
-
-@dataclass(frozen=True)
-class RandomPolicy:
-    """Independent random choices for every token and layer: stage 1.
-
-    Attributes:
-        big, small, skip: probabilities of the three choices; they sum to 1.
-        seed: the draw; the same seed and shape give the same routes.
-
-    Paper: arXiv 2410.10846, section 2, stage 1 (0.5, 0.5, 0).
-
-    Raises:
-        ValueError: probabilities that are negative or NaN, or do not sum to 1.
-    """
-
-    big: float = 0.5
-    small: float = 0.5
-    skip: float = 0.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        shares = (self.big, self.small, self.skip)
-        if not (min(shares) >= 0 and abs(sum(shares) - 1) <= 1e-6):  # so that NaN fails too
-            raise ValueError(f"random policy big, small, skip = {shares}: give probabilities that sum to 1")
-
-    def routes(self, batch: int, tokens: int, layers: int) -> Int[Tensor, "batch token layer"]:
-        """Drawn routes, int8 `[batch, token, layer]`, on the CPU."""
-        draw = torch.rand(batch, tokens, layers, generator=torch.Generator().manual_seed(self.seed))
-        routes = torch.full(draw.shape, BIG, dtype=torch.int8)
-        routes[draw >= self.big] = SMALL
-        routes[draw >= self.big + self.small] = SKIP
-        return routes
+from ..routes import SMALL
+from .config import DuoConfig
+from .policy import RandomPolicy
+from .routing import SCOPE, DuoFFN, DuoLayer, GivenRoutes, LearnedRoutes, PostNorm, Routing
 
 
 @dataclass
@@ -68,24 +39,13 @@ class DuoOutput(CausalLMOutputWithPast):
     router_logits: Tensor | None = None
 
 
-class DuoConfig(PretrainedConfig):
-    """What a Duo configuration adds to its family's.
-
-    Attributes:
-        small_intermediate_size: width of the small FFN.
-        skip_scope: `"ffn"`: a skipped layer still attends; `"block"`: it is bypassed, but its keys and values are
-            still projected from the untouched residual, so that later tokens can attend to it.
-    """
-
-    small_intermediate_size: int = 32
-    skip_scope: str = "ffn"
-
-    def __post_init__(self, **kwargs: Any) -> None:
-        super().__post_init__(**kwargs)
-        if self.skip_scope not in SKIP_SCOPES:
-            raise ValueError(f"skip_scope {self.skip_scope!r}: allowed are {SKIP_SCOPES}")
-        if self.small_intermediate_size < 1:
-            raise ValueError(f"small_intermediate_size {self.small_intermediate_size}: at least 1 is needed")
+@cache
+def _output_of(dense: Any) -> Any:
+    """`DuoOutput` with the fields of a family's own output."""
+    if dense is CausalLMOutputWithPast:
+        return DuoOutput
+    fields = {"__annotations__": {"router_logits": "Tensor | None"}, "router_logits": None}
+    return _named(dataclass(type("Duo" + dense.__name__, (dense,), fields)))
 
 
 class DuoCausalLM(PreTrainedModel if TYPE_CHECKING else nn.Module):  # type: ignore[misc]
@@ -137,47 +97,42 @@ class DuoCausalLM(PreTrainedModel if TYPE_CHECKING else nn.Module):  # type: ign
 
     def forward(
         self,
-        input_ids: Int[Tensor, "batch token"] | None = None,
-        attention_mask: Tensor | None = None,
-        labels: Int[Tensor, "batch token"] | None = None,
-        *,
-        position_ids: Int[Tensor, "batch token"] | None = None,
-        logits_to_keep: int | Int[Tensor, " kept"] = 0,
-        inputs_embeds: Tensor | None = None,
-        past_key_values: Any = None,
-        return_dict: bool | None = None,
-        duo_routes: Int[Tensor, ...] | None = None,
+        *args: Any,
+        duo_routes: routes_.Routes | None = None,
         duo_policy: RandomPolicy | None = None,
         duo_router: nn.Module | None = None,
         **kwargs: Any,
-    ) -> DuoOutput | tuple:
+    ) -> ModelOutput | tuple:
         """The dense model's forward, with at most one of the three ways to choose routes; with none, all big.
 
         Args:
-            input_ids: int64 `[batch, token]`.
-            attention_mask: as in the dense model.
-            labels: as in the dense model.
-            position_ids, logits_to_keep, inputs_embeds, past_key_values, return_dict: as in the dense model; `generate` gives
-                them to models that name them.
-            duo_routes: int `[layer]` for all tokens, or `[batch or 1, token or 1, layer]`.
+            *args, **kwargs: what the dense model takes, in its own order.
+            duo_routes: a route `[layer]` for all tokens, or `[batch or 1, token or 1, layer]`, in any form that
+                `duoviz.routes.parse` reads.
             duo_policy: random choices.
             duo_router: a router of `duoviz.router`; soft while it is in training mode.
-            **kwargs: what the dense model takes.
 
         Raises:
-            ValueError: more than one way to choose, routes of a wrong shape, or values that are no choice.
+            ValueError: more than one way to choose, routes of a wrong shape, values that are no choice, small where the model has
+                no small FFNs, an unknown argument that begins with `duo_`.
         """
-        tokens = input_ids if inputs_embeds is None else inputs_embeds
+        if unknown := [name for name in kwargs if name.startswith("duo_")]:
+            raise ValueError(f"{', '.join(unknown)}: known are duo_routes, duo_policy and duo_router")
+        kwargs |= inspect.signature(self.family.causal_lm.forward).bind_partial(self, *args).arguments
+        kwargs.pop("self")
+        ids, embeds = kwargs.get("input_ids"), kwargs.get("inputs_embeds")
+        tokens = ids if embeds is None else embeds
         assert tokens is not None, "a forward pass reads something"
-        routing = self._routing(tokens, duo_routes, duo_policy, duo_router)
-        kwargs |= {"attention_mask": attention_mask, "labels": labels, "logits_to_keep": logits_to_keep}
-        kwargs |= {"inputs_embeds": inputs_embeds, "past_key_values": past_key_values, "return_dict": True}
+        begun = _length(kwargs.get("past_key_values"))
+        routing = self._routing(tokens, begun, kwargs.get("attention_mask"), duo_routes, duo_policy, duo_router)
+        as_tuple = kwargs.pop("return_dict", None) is False
         if self.family.experts:  # of some tokens only, where others take no expert: no measure of the experts' balance
             kwargs["output_router_logits"] = False
-        out = super().forward(input_ids=input_ids, position_ids=position_ids, duo_routing=routing, **kwargs)
+        out = super().forward(**kwargs, return_dict=True, duo_routing=routing)
         logits = routing.stacked_logits() if isinstance(routing, LearnedRoutes) else None
-        found = DuoOutput(**out, router_logits=logits)
-        return found.to_tuple() if return_dict is False else found
+        kind: Any = type(out)
+        found = _output_of(kind)(**{**out, "router_logits": logits})
+        return found.to_tuple() if as_tuple else found
 
     def generate(self, inputs: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
         """`generate` of transformers, with `duo_routes`, `duo_policy` or `duo_router`.
@@ -190,14 +145,14 @@ class DuoCausalLM(PreTrainedModel if TYPE_CHECKING else nn.Module):  # type: ign
         """
         given = (inputs, kwargs.get("input_ids"), kwargs.get("inputs_embeds"))
         prompt = next((text for text in given if text is not None), torch.zeros(1, 0, dtype=torch.long))
-        policy = kwargs.pop("duo_policy", None)
+        policy, routes = kwargs.pop("duo_policy", None), kwargs.pop("duo_routes", None)
         if policy is not None:
-            shape = len(prompt), self.config.max_position_embeddings, self.config.num_hidden_layers
-            kwargs["duo_routes"] = policy.routes(*shape).to(prompt.device)
-        elif kwargs.get("duo_routes") is not None:
-            routes = _checked(torch.as_tensor(kwargs["duo_routes"], device=prompt.device))
-            routes = routes[None, None] if routes.ndim == 1 else routes
-            kwargs["duo_routes"] = routes.expand(len(prompt), -1, -1)  # beams repeat every row
+            more = self.config.max_position_embeddings - prompt.shape[1]
+            routes = self._drawn(policy, prompt, kwargs.get("attention_mask"), more=max(0, more))
+        elif routes is not None:
+            routes = self._read(routes, len(prompt)).expand(len(prompt), -1, -1)  # beams repeat every row
+        if routes is not None:
+            kwargs["duo_routes"] = routes.to(prompt.device)
         return super().generate(inputs, *args, **kwargs)
 
     def prepare_inputs_for_generation(
@@ -222,40 +177,92 @@ class DuoCausalLM(PreTrainedModel if TYPE_CHECKING else nn.Module):  # type: ign
         return {**made, "duo_routes": duo_routes}
 
     def _routing(
-        self, tokens: Tensor, routes: Tensor | None, policy: RandomPolicy | None, router: nn.Module | None
+        self,
+        tokens: Tensor,
+        begun: int,
+        mask: Tensor | None,
+        routes: routes_.Routes | None,
+        policy: RandomPolicy | None,
+        router: Any,
     ) -> Routing | None:
+        """What a forward pass does, over so many tokens after those that `begun` says are cached."""
         if sum(way is not None for way in (routes, policy, router)) > 1:
             raise ValueError("give one of duo_routes, duo_policy and duo_router, not several")
-        scope = self.config.skip_scope
         if router is not None:
-            return LearnedRoutes(router, skip_scope=scope, soft=router.training)
-        batch, length, layers = *tokens.shape[:2], self.config.num_hidden_layers
+            if SMALL in router.choices and not self.has_small:
+                raise ValueError("a router that chooses small: this is a dense model, without small FFNs")
+            if router.training and torch.is_grad_enabled() and _reentrant(self.decoder_layers[0]):
+                raise ValueError(
+                    "a router that trains under reentrant checkpointing would get a wrong gradient:"
+                    " activation_checkpointing_enable({'use_reentrant': False})"
+                )
+            return LearnedRoutes(router, skip_scope=self.skip_scope, soft=router.training)
         if policy is not None:
-            routes = policy.routes(batch, length, layers)
+            return self._given(self._drawn(policy, tokens, mask, begun=begun), tokens)
         if routes is None:
             return None
-        routes = routes[None, None] if routes.ndim == 1 else routes
-        if routes.ndim != 3 or routes.shape[0] not in (1, batch) or routes.shape[1] not in (1, length):
+        return self._given(self._read(routes, len(tokens), tokens.shape[1]), tokens)
+
+    def _given(self, routes: Int[Tensor, "batch token layer"], tokens: Tensor) -> GivenRoutes:
+        return GivenRoutes(routes.to(tokens.device), skip_scope=self.skip_scope)
+
+    def _read(self, routes: routes_.Routes, batch: int, tokens: int | None = None) -> Int[Tensor, "batch token layer"]:
+        """Routes in any form, for so many texts of so many tokens (None: of any number), as int8 with all three axes.
+
+        Raises:
+            ValueError: what `routes.parse` refuses; no choice, or one that the model does not have; another number of texts or
+                tokens.
+        """
+        layers = self.config.num_hidden_layers
+        array = routes_.parse(routes, layers=layers)
+        if (array < 0).any():
             raise ValueError(
-                f"duo_routes of shape {tuple(routes.shape)}: give [{batch}, {length}, {layers}] or [layer]"
+                f"duo_routes hold values {array.min()}..{array.max()}: give one of 0 (skip), 1 (small), 2 (big) for every"
+                " layer; a token that is not scored needs a choice too"
             )
-        if routes.shape[2] != layers:
-            raise ValueError(f"duo_routes with {routes.shape[2]} layers: the model has {layers}")
-        return GivenRoutes(_checked(routes.to(tokens.device)), skip_scope=scope)
+        if not self.has_small and (array == SMALL).any():
+            raise ValueError("duo_routes choose small: this is a dense model, without small FFNs")
+        full = array.reshape((1,) * (3 - array.ndim) + array.shape)
+        fits = full.ndim == 3 and full.shape[0] in (1, batch) and (tokens is None or full.shape[1] in (1, tokens))
+        if not fits or (array.ndim == 2 and batch != 1):  # else [text, layer] and [token, layer] would be the same
+            wanted = f"[{batch}, {'token' if tokens is None else tokens}, {layers}]"
+            raise ValueError(
+                f"duo_routes of shape {array.shape}: give {wanted} or [layer]; 1 for the texts or the tokens is for all of them"
+            )
+        return torch.from_numpy(full)
+
+    def _drawn(
+        self, policy: RandomPolicy, tokens: Tensor, mask: Tensor | None, *, begun: int = 0, more: int = 0
+    ) -> Int[Tensor, "batch token layer"]:
+        """A policy's routes of these tokens, and of so many that will follow: of the tokens of the text that the mask does not
+        leave out, by their number in it."""
+        if policy.small and not self.has_small:
+            raise ValueError("a random policy with small: this is a dense model, without small FFNs")
+        batch, stop = len(tokens), begun + tokens.shape[1] + more
+        drawn = policy.routes(batch, stop, self.config.num_hidden_layers)
+        if mask is not None and mask.ndim == 2 and not bool(mask.all()):
+            kept = torch.nn.functional.pad(mask.long().cpu(), (0, stop - mask.shape[1]), value=1)
+            place = (kept.cumsum(1) - 1).clamp(min=0)
+            drawn = drawn.gather(1, place[..., None].expand_as(drawn))
+        return drawn[:, begun:]
+
+    @property
+    def skip_scope(self) -> str:
+        """What a skip leaves out: as the configuration says, unless somebody looks at it otherwise (see `routing.SCOPE`)."""
+        return SCOPE.get() or self.config.skip_scope
 
 
-def _checked(routes: Tensor) -> Tensor:
-    """The routes, every value of which is a choice: any other would act as a skip.
+def _reentrant(layer: Any) -> bool:
+    """Whether a layer is recomputed in the backward pass in the way that loses what leaves it on the side."""
+    how: Any = getattr(layer, "_gradient_checkpointing_func", None)
+    return (
+        layer.training and getattr(layer, "gradient_checkpointing", False) and how.keywords.get("use_reentrant", True)
+    )
 
-    Raises:
-        ValueError: if not.
-    """
-    if not bool(torch.isin(routes, torch.tensor((SKIP, SMALL, BIG), device=routes.device)).all()):
-        raise ValueError(
-            f"duo_routes hold values {routes.min().item()}..{routes.max().item()}: give one of 0 (skip), 1 (small),"
-            " 2 (big) for every layer; a token that is not scored needs a choice too"
-        )
-    return routes
+
+def _length(cache: Any) -> int:
+    """Tokens whose keys and values are kept."""
+    return 0 if cache is None else int(cache.get_seq_length())
 
 
 def _make_duo(layer: nn.Module, index: int, family: Family, config: DuoConfig) -> None:
@@ -266,8 +273,9 @@ def _make_duo(layer: nn.Module, index: int, family: Family, config: DuoConfig) -
     ffn.small = family.build_ffn(narrow)
     ffn.__class__ = _mixed(DuoFFN, type(ffn))
     ffn.family, ffn.layer_index = family, index
-    layer.__class__ = _mixed(DuoLayer, type(layer))
-    object.__setattr__(layer, "duo_ffn", ffn)
+    made: Any = layer
+    made.__class__ = _mixed(DuoLayer, type(layer))
+    made.family, made.layer_index = family, index
     if family.residual_factor:
         ffn.residual_factor = attrgetter(family.residual_factor)(layer)
     if family.post_norm:
@@ -298,7 +306,17 @@ def _classes(family: Family) -> tuple[type[DuoConfig], type[DuoCausalLM]]:
     name = family.causal_lm.__name__
     config = type("Duo" + family.config.__name__, (DuoConfig, family.config), {"model_type": f"duo_{family.name}"})
     no_split = ["Duo" + layer for layer in family.causal_lm._no_split_modules or ()]
-    members = {"config_class": config, "family": family, "_no_split_modules": no_split}
+
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return DuoCausalLM.forward(self, *args, **kwargs)
+
+    # of the family, in its order, and with our arguments: `generate` and `Trainer` go by the names that they find
+    own = inspect.signature(family.causal_lm.forward)
+    *dense, rest = own.parameters.values()
+    ours = [p for p in inspect.signature(DuoCausalLM.forward).parameters.values() if p.name.startswith("duo_")]
+    forward.__signature__ = own.replace(parameters=[*dense, *ours, rest])  # type: ignore[attr-defined]
+    forward.__doc__ = DuoCausalLM.forward.__doc__
+    members = {"config_class": config, "family": family, "_no_split_modules": no_split, "forward": forward}
     return _named(config), _named(type("Duo" + name, (DuoCausalLM, family.causal_lm), members))
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial, wraps
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -19,40 +21,29 @@ from transformers import PreTrainedTokenizerBase
 from .. import corpus
 from .. import routes as routes_
 from ..records import Tokens
-from .duo import DuoCausalLM, DuoOutput
+from .duo import DuoCausalLM
+from .head import Head
+from .routing import in_this_thread
 
+T = TypeVar("T")
+P = ParamSpec("P")
 Text = Tokens | np.ndarray | str | list[str] | tuple[str, ...]
 """What a model reads."""
+_TURN = threading.Lock()
 _NOT_THE_MODEL = ("_name_or_path", "architectures", "dtype", "transformers_version", "use_cache")
 """Fields of a configuration that say how a model was stored or is run, not what it is."""
 
 
-@dataclass(frozen=True)
-class Head:
-    """Final norm and language-model head in float32, whatever the model's dtype.
+def undisturbed(function: Callable[P, T]) -> Callable[P, T]:
+    """A function whose first argument is a `LanguageModel`, run with it `as_it_is`."""
 
-    A minimum over thousands of routes is biased down by rounding noise, so nothing here is computed in less.
+    @wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        lm: Any = args[0] if args else kwargs["lm"]
+        with lm.as_it_is():
+            return function(*args, **kwargs)
 
-    Attributes:
-        norm: the model's final norm.
-        weight: float32 `[vocab, hidden]`, times what the family multiplies its logits by.
-        bias: float32 `[vocab]`, or None.
-        cap: logits z are softly capped at it, `cap tanh(z / cap)`; None where they are not.
-    """
-
-    norm: nn.Module
-    weight: Float[Tensor, "vocab hidden"]
-    bias: Float[Tensor, " vocab"] | None
-    cap: float | None = None
-
-    def logits(self, hidden: Float[Tensor, "*any hidden"]) -> Float[Tensor, "*any vocab"]:
-        """Logits of the last layer's output, before the final norm."""
-        normed = self.norm(hidden.to(self.weight.device, torch.float32))
-        return self.capped(nn.functional.linear(normed, self.weight, self.bias))
-
-    def capped(self, logits: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
-        """Logits from what the linear map makes."""
-        return logits if self.cap is None else torch.tanh(logits / self.cap) * self.cap
+    return run
 
 
 class LanguageModel:
@@ -75,9 +66,41 @@ class LanguageModel:
     ) -> None:
         self.model, self.choices, self.path = model.eval(), choices, path
         self.tokenizer: Any = tokenizer
+        self._made: dict[str, tuple[list, Any]] = {}
+        self._users, self._was_training = 0, list[nn.Module]()
+
+    @contextmanager
+    def as_it_is(self) -> Iterator[None]:
+        """Evaluation mode and the weights' own precision, without gradients, in the midst of training, autocast, inference mode
+        or another default dtype; the last of several threads puts back what the first has found."""
+        default = torch.get_default_dtype()
+        with _TURN:
+            if self._users == 0:
+                self._was_training = [module for module in self.model.modules() if module.training]
+                for module in self._was_training:
+                    module.training = False
+            self._users += 1
+        if default != torch.float32:
+            torch.set_default_dtype(torch.float32)
+        try:
+            with torch.inference_mode(False), torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+                yield
+        finally:
+            if default != torch.float32:
+                torch.set_default_dtype(default)
+            with _TURN:
+                self._users -= 1
+                if self._users == 0:
+                    for module in self._was_training:
+                        module.training = True
 
     def __repr__(self) -> str:
         return f"LanguageModel({self.path or type(self.model).__name__}, {self.layers} layers)"
+
+    @property
+    def skip_scope(self) -> str:
+        """What a skip leaves out: `"ffn"` or `"block"`."""
+        return self.model.skip_scope
 
     @property
     def layers(self) -> int:
@@ -104,9 +127,13 @@ class LanguageModel:
         """Where token ids are taken; the weights too, unless a device map has spread them."""
         return self.model.get_input_embeddings().weight.device
 
-    @cached_property
+    @property
     def head(self) -> Head:
-        """The head in float32."""
+        """The head in float32: that of the model's weights as they are now."""
+        output, norm = self.model.get_output_embeddings(), self.model.final_norm
+        return self._remembered("head", (output, norm), self._make_head)
+
+    def _make_head(self) -> Head:
         output = self.model.get_output_embeddings()
         bias, config = getattr(output, "bias", None), self.model.config
         scale = self.model.family.logit_scale(config)
@@ -119,7 +146,7 @@ class LanguageModel:
             getattr(config, "final_logit_softcapping", None),
         )
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
         """Twelve hexadecimal digits that change with the configuration and with the weights.
 
@@ -127,7 +154,24 @@ class LanguageModel:
         in bfloat16; training of any kind changes millions of weights, some of them across a rounding boundary.
         """
         fields = {k: v for k, v in self.model.config.to_dict().items() if k not in _NOT_THE_MODEL}
-        digest = hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode())
+        said = json.dumps(fields, sort_keys=True, default=str)
+        return self._remembered(f"fingerprint of {said}", (self.model,), partial(self._digest, said))
+
+    def _remembered(self, name: str, modules: tuple[nn.Module, ...], make: Callable[[], T]) -> T:
+        """What was made of the weights of some modules, made again where any of them has changed since.
+
+        A tensor that is replaced has another address, one that is written to (by an optimizer, a `copy_`) another version. Only
+        what is written through `.data` or numpy goes unseen.
+        """
+        weights = [*(p for m in modules for p in m.parameters()), *(b for m in modules for b in m.buffers())]
+        stamp = [(id(w), w.data_ptr(), w.dtype, tuple(w.shape), 0 if w.is_inference() else w._version) for w in weights]
+        known = self._made.get(name)
+        if known is None or known[0] != stamp:
+            self._made[name] = known = stamp, make()
+        return known[1]
+
+    def _digest(self, said: str) -> str:
+        digest = hashlib.sha256(said.encode())
         for name, tensor in sorted(self.model.state_dict().items()):
             digest.update(name.encode())
             rounded = tensor.detach().cpu().to(torch.bfloat16).contiguous()
@@ -195,7 +239,7 @@ class LanguageModel:
             raise ValueError(f"batch_size {size}: at least 1 sequence in one forward pass is needed")
         return [slice(start, start + size) for start in range(0, len(tokens), size)]
 
-    @torch.no_grad()
+    @undisturbed
     def hidden(self, tokens: Tokens, *, batch_size: int = 8, **routing: Any) -> Float[Tensor, "seq token hidden"]:
         """The last layer's output, before the final norm.
 
@@ -212,7 +256,7 @@ class LanguageModel:
             parts.append(self._forward(tokens[rows], **given)[0])
         return torch.cat(parts)
 
-    @torch.no_grad()
+    @undisturbed
     def hidden_and_logits(
         self, tokens: Tokens, router: nn.Module
     ) -> tuple[Float[Tensor, "seq token hidden"], Float[Tensor, "seq token layer choice"]]:
@@ -221,9 +265,10 @@ class LanguageModel:
         assert out.router_logits is not None, "a router was given"
         return hidden, out.router_logits
 
-    def _forward(self, tokens: Tokens, **routing: Any) -> tuple[Tensor, DuoOutput]:
+    def _forward(self, tokens: Tokens, **routing: Any) -> tuple[Tensor, Any]:
         kept: list[Tensor] = []
-        hook = self.model.final_norm.register_forward_pre_hook(lambda _, args: kept.append(args[0]))
+        keep = in_this_thread(lambda _, args: kept.append(args[0]))
+        hook = self.model.final_norm.register_forward_pre_hook(keep)
         try:
             ids = torch.from_numpy(tokens.ids).to(self.device)
             out = self.model(ids, use_cache=False, logits_to_keep=1, **routing)
@@ -231,7 +276,7 @@ class LanguageModel:
             hook.remove()
         return kept[0], out
 
-    @torch.no_grad()
+    @undisturbed
     def score(
         self,
         tokens: Text,
@@ -258,7 +303,7 @@ class LanguageModel:
         spread = torch.from_numpy(self.spread(routes, tokens))
         return self.losses(self.hidden(tokens, batch_size=batch_size, duo_routes=spread), tokens, targets=targets)
 
-    @torch.no_grad()
+    @undisturbed
     def losses(
         self,
         hidden: Float[Tensor, "seq token hidden"],

@@ -21,7 +21,8 @@ from transformers.utils import logging
 from .. import places
 from .. import routes as routes_
 from ..families import family
-from .duo import CLASSES, SKIP_SCOPES, DuoCausalLM, DuoConfig, config_for
+from .config import SKIP_SCOPES, DuoConfig
+from .duo import CLASSES, DuoCausalLM, config_for
 from .language_model import LanguageModel
 
 BUFFERS = ("inv_freq", "attn.bias", "masked_bias", "attention.bias")

@@ -1,15 +1,20 @@
 """The Duo layer: one FFN site that holds a big and a small FFN, and the strategies that say which of them a token takes.
 
 `DuoFFN` and `DuoLayer` are mixed into a family's own FFN and decoder layer, so that attention, norms and residuals stay
-the family's code. A forward pass makes one `Routing` and hands it from layer to layer.
+the family's code. A forward pass makes one `Routing` and hands it from layer to layer. Between a layer and its FFN, which the
+family's code calls, it travels in a context variable: every thread has its own, and no attribute of a module changes.
 
 Paper: arXiv 2410.10846, section 2, figure 1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -17,6 +22,28 @@ from torch import Tensor, nn
 
 from ..families import Family
 from ..routes import BIG, SKIP, SMALL
+
+T = TypeVar("T")
+
+
+@contextmanager
+def holding(variable: ContextVar[T], value: T) -> Iterator[None]:
+    """A context variable has a value, in this thread alone."""
+    token = variable.set(value)
+    try:
+        yield
+    finally:
+        variable.reset(token)
+
+
+def in_this_thread(hook: Callable[..., None]) -> Callable[..., None]:
+    """A hook that only notes what its own thread does: others may use the same model meanwhile."""
+    return partial(_called_in, threading.get_ident(), hook)
+
+
+def _called_in(thread: int, hook: Callable[..., None], *args: Any, **kwargs: Any) -> None:
+    if threading.get_ident() == thread:
+        hook(*args, **kwargs)
 
 
 @runtime_checkable
@@ -35,6 +62,14 @@ class Routing(Protocol):
         """The output of the whole layer, from its input and what it computed."""
 
 
+ATTENTION: ContextVar[str | None] = ContextVar("duo_attention", default=None)
+"""Name of the attention function that layers call instead of the one in the configuration."""
+SCOPE: ContextVar[str | None] = ContextVar("duo_skip_scope", default=None)
+"""What a skip leaves out instead of what the configuration says."""
+ROUTING: ContextVar[Routing | None] = ContextVar("duo_routing", default=None)
+"""What the decoder layer that is at work has its FFN do; None is big."""
+
+
 class DuoFFN(nn.Module):
     """A family's FFN (big) with a second, narrower one of the same kind as its child `small`.
 
@@ -48,7 +83,6 @@ class DuoFFN(nn.Module):
         layer_index: of the layer.
         residual_factor: what the layer multiplies the output by before it adds it.
         post_norm: the layer's norm of the output, or None.
-        routing: of the forward pass that is going on.
     """
 
     small: nn.Module
@@ -56,12 +90,10 @@ class DuoFFN(nn.Module):
     layer_index: int
     residual_factor: float = 1.0
     post_norm: PostNorm | None = None
-    routing: Routing | None = None
 
     def forward(self, x: Float[Tensor, "*token hidden"]) -> Float[Tensor, "*token hidden"]:
-        if self.routing is None:
-            return self.big(x)
-        return self.routing.at_ffn(self, self.layer_index, x)
+        routing = ROUTING.get()
+        return self.big(x) if routing is None else routing.at_ffn(self, self.layer_index, x)
 
     def linears(self, ffn: nn.Module | None = None) -> list[Any]:
         """The linear maps of an FFN (the big one if none is given): those into its inner neurons, last the one out of them."""
@@ -107,9 +139,28 @@ class DuoLayer(nn.Module):
 
     The routing is set inside `forward`, which is inside the checkpointed function: a recomputed layer takes the same
     routes.
+
+    Attributes:
+        family, layer_index: as of its FFN.
     """
 
-    duo_ffn: DuoFFN
+    family: Family
+    layer_index: int
+
+    @property
+    def duo_ffn(self) -> DuoFFN:
+        """The FFN that the layer calls; where somebody has wrapped or replaced it, what is inside.
+
+        Raises:
+            ValueError: it has been replaced by something else.
+        """
+        found = self.family.find_ffn(self)
+        inside = (module for module in found.modules() if isinstance(module, DuoFFN))
+        if (ffn := next(inside, None)) is None:
+            raise ValueError(
+                f"layer {self.layer_index} has a {type(found).__name__} where its Duo FFN was: it has no choices"
+            )
+        return ffn
 
     def forward(
         self,
@@ -118,15 +169,11 @@ class DuoLayer(nn.Module):
         duo_routing: Routing | None = None,
         **kwargs: object,
     ) -> Float[Tensor, "batch token hidden"]:
-        ffn = self.duo_ffn
-        ffn.routing = duo_routing
-        try:
+        if unknown := [name for name in kwargs if name.startswith("duo_")]:
+            raise ValueError(f"{', '.join(unknown)} given to the backbone: give routes to the model with the head")
+        with holding(ROUTING, duo_routing):
             after = self.dense_forward(hidden_states, *args, **kwargs)
-        finally:
-            ffn.routing = None
-        if duo_routing is None:
-            return after
-        return duo_routing.at_layer_end(ffn.layer_index, hidden_states, after)
+        return after if duo_routing is None else duo_routing.at_layer_end(self.layer_index, hidden_states, after)
 
     @property
     def dense_forward(self) -> Callable[..., Float[Tensor, "batch token hidden"]]:
@@ -159,7 +206,8 @@ class GivenRoutes:
         """`[batch, token]` of the site's input, which some families hand over flattened."""
         if x.ndim == 3:
             return x.shape[0], x.shape[1]
-        batch = self.routes.shape[0]
+        batch, tokens, _ = self.routes.shape
+        batch = batch if tokens == 1 else x.shape[0] // tokens  # routes that are the same for all texts have one row
         return batch, x.shape[0] // batch
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Float, Float32, Float64, Int8
 
 from .. import routes as routes_
 from ..branching import Branches, Trie
-from ..model import LanguageModel
+from ..model import LanguageModel, undisturbed
 from ..progress import bar
 from ..records import Predictions, Tokens
 from ..routes import Space
@@ -25,6 +25,7 @@ from .objectives import Objective, columns
 from .passes import WIDTH, Setting, check_space, reference_routes
 
 
+@undisturbed
 def landscape(
     lm: LanguageModel,
     tokens: Tokens | np.ndarray,
@@ -50,7 +51,7 @@ def landscape(
     return landscapes(lm, one, space, [position], context=taken, objectives=[objective], setting=setting)[0, 0, 0]
 
 
-@torch.no_grad()
+@undisturbed
 def predict(
     lm: LanguageModel,
     tokens: Tokens | np.ndarray,
@@ -115,6 +116,7 @@ def _taken(lm: LanguageModel, tokens: Tokens, context: str) -> Int8[np.ndarray, 
     return np.broadcast_to(reference_routes(lm, context), (*tokens.ids.shape, lm.layers))
 
 
+@undisturbed
 def landscapes(
     lm: LanguageModel,
     tokens: Tokens | np.ndarray,

@@ -26,7 +26,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from ..model import LanguageModel, RandomPolicy
+from ..model import LanguageModel, RandomPolicy, undisturbed
 from ..records import Tokens
 from ..routes import BIG, LETTERS, SMALL
 
@@ -84,6 +84,7 @@ def all_big(lm: LanguageModel, tokens: Tokens) -> Float[Tensor, "seq position hi
     return lm.hidden(tokens, duo_routes=torch.full((lm.layers,), BIG, dtype=torch.int8))[:, :-1]
 
 
+@undisturbed
 def sample_targets(lm: LanguageModel, tokens: Tokens | np.ndarray, *, seed: int) -> Int64[np.ndarray, "seq position"]:
     """A next token for every position, drawn (independently, so with replacement) from all-big's own distribution.
 

@@ -6,13 +6,14 @@ import numpy as np
 from jaxtyping import Float32, Int8
 
 from ..branching import Trie, Work, uniform_leaves
-from ..model import LanguageModel
+from ..model import LanguageModel, undisturbed
 from ..progress import Watch, bar, unwatched
 from ..records import Tokens
 from ..routes import BIG, SMALL, Space, by_big
 from .cost import check_cost, estimate
 
 
+@undisturbed
 def uniform_losses(
     lm: LanguageModel,
     tokens: Tokens | np.ndarray,

@@ -168,6 +168,3 @@ def _backbone(lm: LanguageModel, *, frozen: bool) -> Iterator[None]:
     finally:
         for parameter, needed in before:
             parameter.requires_grad_(needed)
-        if not frozen:
-            for name in ("head", "fingerprint"):
-                vars(lm).pop(name, None)

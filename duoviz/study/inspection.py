@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -14,6 +12,7 @@ from jaxtyping import Float32, Int8
 from .. import corpus, oracle, routes
 from ..inspector import Analysis, Question
 from ..inspector.analysis import Routed
+from ..model.routing import SCOPE, holding
 from ..oracle import AUTO_EXHAUSTIVE
 from ..progress import Watch
 from ..records import Curve, Landscape, Predictions, Tokens
@@ -29,9 +28,7 @@ class Inspection:
 
     def __init__(self, study: Study) -> None:
         self.study, self.lm = study, study.lm
-        self._own_scope = study.lm.model.config.skip_scope
-        self._busy = threading.RLock()
-        _ = study.lm.fingerprint  # of the model as it is, not as a question has it skip
+        self._own_scope = study.lm.skip_scope
 
     @property
     def choices(self) -> str:
@@ -50,7 +47,7 @@ class Inspection:
             ValueError: a text without anything to predict, a part it does not have; other choices than a pair with B; context
                 uniform; what `oracle.survey` refuses.
         """
-        with self._scoped(question):
+        with _scoped(question):
             tokens, parts = self._own(question) if question.text else (self.study.tokens(question.source), 1)
             found = self._survey(question, tokens, watch)
             history = None
@@ -98,14 +95,14 @@ class Inspection:
         Raises:
             FileNotFoundError: the model has no such router.
         """
-        with self._scoped(analysis.question):
+        with _scoped(analysis.question):
             return self.study.router(router).run(self.lm, analysis.tokens, batch_size=BATCH)
 
     def replay(
         self, analysis: Analysis, document: int, routes: Int8[np.ndarray, "position layer"]
     ) -> Float32[np.ndarray, " position"]:
         """Losses in nats of one text in one ordinary forward pass."""
-        with self._scoped(analysis.question):
+        with _scoped(analysis.question):
             return self.lm.score(analysis.tokens[document : document + 1], routes[None])[0]
 
     def landscape(
@@ -114,7 +111,7 @@ class Inspection:
         """Every route's loss, or that of 4,096 drawn at random where there are more than a search enumerates."""
         space = routes.Space(self.lm.layers, analysis.question.choices)
         count = space.count()
-        with self._scoped(analysis.question):
+        with _scoped(analysis.question):
             if count <= AUTO_EXHAUSTIVE:
                 tokens = analysis.tokens
                 every = oracle.landscape(self.lm, tokens, space, seq=document, position=position, context=taken)
@@ -131,7 +128,7 @@ class Inspection:
         routes: Int8[np.ndarray, "route layer"],
     ) -> tuple[Predictions, list[list[str]]]:
         """What is predicted under each route, and the characters of the likeliest tokens."""
-        with self._scoped(analysis.question):
+        with _scoped(analysis.question):
             found = self._predict(analysis, document, position, taken, routes)
         return found, [self.lm.tokenizer.batch_decode(ids[:, None]) for ids in found.top_ids]
 
@@ -141,19 +138,7 @@ class Inspection:
         tokens = analysis.tokens
         return oracle.predict(self.lm, tokens, candidates, seq=document, position=position, context=taken)
 
-    @contextmanager
-    def _scoped(self, question: Question) -> Iterator[None]:
-        """The model skips what the question says, and afterwards what it skipped before.
 
-        Raises:
-            RuntimeError: an analysis in another thread has the model.
-        """
-        if not self._busy.acquire(blocking=False):
-            raise RuntimeError("the model is busy with an analysis: wait for it, or cancel it")
-        config, before = self.lm.model.config, self.lm.model.config.skip_scope
-        config.skip_scope = question.skip_scope
-        try:
-            yield
-        finally:
-            config.skip_scope = before
-            self._busy.release()
+def _scoped(question: Question) -> AbstractContextManager[None]:
+    """The model skips what the question says, in this thread."""
+    return holding(SCOPE, question.skip_scope)

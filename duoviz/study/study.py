@@ -265,8 +265,7 @@ class Study:
         """
         from .inspection import Inspection  # which imports this file
 
-        scope = self.lm.model.config.skip_scope
-        question = Question(source=source, context=context, choices=self.choices, skip_scope=scope)
+        question = Question(source=source, context=context, choices=self.choices, skip_scope=self.lm.skip_scope)
         return Inspector(Inspection(self), question, budget=budget, router=router, statistic=statistic)
 
     @property

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from .. import corpus
-from ..model.duo import RandomPolicy
+from ..model.policy import RandomPolicy
 from ..records import whole
 from .preset import PRESETS, Preset
 from .record import CONVERSION, RECORD, read_record

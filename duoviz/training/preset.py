@@ -8,7 +8,8 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from ..families import FAMILIES, family
-from ..model.duo import DuoConfig, config_for
+from ..model.config import DuoConfig
+from ..model.duo import config_for
 from ..records import above_zero, whole
 
 ROW = 256

@@ -15,8 +15,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
 
 from .. import progress
-from ..model.duo import CLASSES, DuoCausalLM, RandomPolicy
+from ..model.duo import CLASSES, DuoCausalLM
 from ..model.loading import load_model
+from ..model.policy import RandomPolicy
 from ..routes import BIG, SMALL
 from .card import card
 from .muon import Muon

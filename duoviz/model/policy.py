@@ -1,0 +1,47 @@
+"""Random routes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from ..routes import BIG, SKIP, SMALL
+
+
+@dataclass(frozen=True)
+class RandomPolicy:
+    """Independent random choices for every token and layer: stage 1.
+
+    Attributes:
+        big, small, skip: probabilities of the three choices; they sum to 1.
+        seed: the draw; the same seed, text (its number in the batch) and token give the same route.
+
+    Paper: arXiv 2410.10846, section 2, stage 1 (0.5, 0.5, 0).
+
+    Raises:
+        ValueError: probabilities that are negative or NaN, or do not sum to 1.
+    """
+
+    big: float = 0.5
+    small: float = 0.5
+    skip: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        shares = (self.big, self.small, self.skip)
+        if not (min(shares) >= 0 and abs(sum(shares) - 1) <= 1e-6):  # so that NaN fails too
+            raise ValueError(f"random policy big, small, skip = {shares}: give probabilities that sum to 1")
+
+    def routes(self, batch: int, tokens: int, layers: int) -> Int[Tensor, "batch token layer"]:
+        """Drawn routes, int8 `[batch, token, layer]`, on the CPU."""
+        # a stream for each text, token by token: longer texts or more of them change none of the routes
+        streams = [np.random.Generator(np.random.Philox(key=(self.seed % 2**64, text))) for text in range(batch)]
+        draw = torch.from_numpy(np.stack([stream.random((tokens, layers), np.float32) for stream in streams]))
+        routes = torch.full(draw.shape, BIG, dtype=torch.int8)
+        routes[draw >= self.big] = SMALL
+        routes[draw >= self.big + self.small] = SKIP
+        return routes

@@ -1,0 +1,275 @@
+"""Habits of people who use transformers: none of them makes a wrong number without a word."""
+
+import copy
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from conftest import dense_model, tiny_model
+from transformers import DynamicCache
+
+from duoviz import model, oracle, router
+from duoviz.families import FAMILIES
+from duoviz.model import RandomPolicy
+from duoviz.oracle.search import MOST_REPLAY_ERROR
+from duoviz.routes import BIG, SKIP, SMALL, Space
+
+IDS = np.random.default_rng(0).integers(0, 61, (3, 12))
+X = torch.from_numpy(IDS)
+LEARNED = router.Router(4, 32, router.Mixture(big=0.5, small=0.5)).eval()
+
+
+def duo(name):
+    """A small Duo model of a family with random weights."""
+    torch.manual_seed(0)
+    return model.CLASSES[name][1](model.config_for(dense_model(name).config, small_width=8)).eval()
+
+
+def generated(lm):
+    way = {"attention_mask": torch.ones_like(X), "max_new_tokens": 4, "do_sample": False, "pad_token_id": 0}
+    return lm.model.generate(X, duo_policy=RandomPolicy(0.4, 0.3, 0.3), **way).numpy()
+
+
+CALLS = {
+    "score big": lambda lm: lm.score(IDS, "BBBB"),
+    "score small": lambda lm: lm.score(IDS, "SSSS"),
+    "plain": lambda lm: lm.model(X).logits.detach().numpy(),
+    "policy": lambda lm: lm.model(X, duo_policy=RandomPolicy()).logits.detach().numpy(),
+    "router": lambda lm: LEARNED.run(lm, IDS)[1],
+    "search": lambda lm: oracle.search(lm, IDS[:, :6], Space(4, "SB", big=2)).loss_nats,
+    "search alone": lambda lm: oracle.search(lm, IDS[:1, :6], Space(4, "-B"), context="reference:BSSB").loss_nats,
+    "uniform": lambda lm: oracle.search(lm, IDS[:1, :6], Space(4, "SB"), context="uniform").loss_nats,
+    "landscape": lambda lm: oracle.landscape(lm, IDS, Space(4, "-SB"), seq=1, position=3, context="reference:big"),
+    "generate": generated,
+}
+
+
+@pytest.mark.parametrize("threads", [2, 4])
+def test_side_by_side_is_one_after_the_other(threads):
+    """Any calls at the same time, in any order, give what each gives alone."""
+    lm, names = tiny_model(), list(CALLS)
+    alone = {name: call(lm) for name, call in CALLS.items()}
+    draw, start = np.random.default_rng(threads), threading.Barrier(threads)
+
+    def at_once(name):
+        start.wait(60)
+        return CALLS[name](lm)
+
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in range(200 // threads):
+            chosen = draw.choice(names, threads)
+            for name, found in zip(chosen, pool.map(at_once, chosen)):
+                np.testing.assert_allclose(found, alone[name], atol=1e-5, err_msg=f"{name} beside {chosen}")
+
+
+@pytest.mark.parametrize("name", sorted(FAMILIES))
+def test_arguments_stand_in_the_familys_own_order(name):
+    """By position as by name, and with all that the dense model gives out."""
+    dense = dense_model(name)
+    dense.set_attn_implementation("eager")
+    made = model.CLASSES[name][1](model.config_for(dense.config, small_width=8)).eval()
+    made.load_state_dict(dense.state_dict(), strict=False)
+    made.set_attn_implementation("eager")
+    wanted, found = (each(X, output_attentions=True, labels=X) for each in (dense, made))
+    assert [*found] == [key for key in wanted if key not in ("router_logits", "aux_loss")]
+    torch.testing.assert_close(found.loss, wanted.loss)
+    mask = torch.ones_like(X)
+    mask[:, :2] = 0
+    by_position = (X, None, mask) if name == "gpt2" else (X, mask)
+    torch.testing.assert_close(
+        made(*by_position).logits[:, 2:], dense(*by_position).logits[:, 2:], atol=1e-5, rtol=1e-5
+    )
+    one = RandomPolicy(0.4, 0.3, 0.3).routes(1, 12, 3)
+    for routes in (one, one[:, :1]):  # the same for all texts, whatever the family does to them
+        torch.testing.assert_close(
+            made(X, duo_routes=routes).logits, made(X, duo_routes=routes.expand(3, -1, -1)).logits
+        )
+
+
+def test_routes_are_taken_in_any_form_and_others_refused():
+    lm = tiny_model()
+    wanted = lm.model(X, duo_routes=torch.tensor([2, 1, 0, 2])).logits
+    own = {"max_new_tokens": 3, "do_sample": False, "pad_token_id": 0, "attention_mask": torch.ones_like(X)}
+    texts = lm.model.generate(X, duo_routes=torch.tensor([2, 1, 0, 2]), **own)
+    for route in ("BS-B", [2, 1, 0, 2], np.array([2, 1, 0, 2]), [[[2, 1, 0, 2]]]):
+        assert torch.equal(lm.model(X, duo_routes=route).logits, wanted)
+        assert torch.equal(lm.model.generate(X, duo_routes=route, **own), texts)
+    one_text = np.tile([2, 1, 0, 2], (12, 1))
+    assert torch.equal(lm.model(X[:1], duo_routes=one_text).logits, lm.model(X[:1], duo_routes=one_text[None]).logits)
+    for wrong, message in (
+        (np.ones((3, 4), int), r"shape \(3, 4\): give \[3, "),  # [text, layer], or is it [token, layer]?
+        (np.ones((2, 12, 4), int), r"shape \(2, 12, 4\): give \[3, "),
+        ("BBB", "has 3 letters"),
+        (np.ones(4), "dtype float64: give integers"),
+    ):
+        for call in (lm.model, lambda x, **way: lm.model.generate(x, **way, **own)):
+            with pytest.raises(ValueError, match=message):
+                call(X, duo_routes=wrong)
+    for given in ({"duo_route": "BBBB"}, {"duo_routing": None}):
+        with pytest.raises(ValueError, match="known are duo_routes, duo_policy and duo_router"):
+            lm.model(X, **given)
+    with pytest.raises(ValueError, match="duo_routes given to the backbone"):
+        lm.model.model(X, duo_routes=torch.ones(4))
+
+
+def test_a_dense_model_has_no_small_ffns(tmp_path):
+    dense_model("llama").save_pretrained(tmp_path)
+    lm = model.load(tmp_path, choices="-B")
+    for way in (
+        {"duo_routes": "BSB"},
+        {"duo_policy": RandomPolicy()},
+        {"duo_router": router.Router(3, 32, router.Mixture(big=0.5, small=0.5)).eval()},
+    ):
+        with pytest.raises(ValueError, match="dense model, without small FFNs"):
+            lm.model(X, **way)
+    assert torch.isfinite(lm.model(X, duo_routes="B-B").logits).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_model_that_changes_is_scored_as_it_is(dtype):
+    lm = tiny_model()
+    lm.model.to(getattr(torch, dtype))
+    seen = [(lm.score(IDS, "SSSS"), lm.fingerprint)]
+    optimizer = torch.optim.SGD(lm.model.parameters(), lr=0.3)
+    lm.model(X, labels=X, duo_routes="SSSS").loss.backward()
+
+    def resize():
+        lm.model.resize_token_embeddings(70)
+
+    def replace_head():
+        lm.model.lm_head.weight = torch.nn.Parameter(torch.randn_like(lm.model.lm_head.weight))
+
+    for change in (optimizer.step, replace_head, resize):
+        change()
+        fresh = model.LanguageModel(copy.deepcopy(lm.model))
+        found = lm.score(IDS, "SSSS"), lm.fingerprint
+        np.testing.assert_array_equal(found[0], fresh.score(IDS, "SSSS"))
+        assert found[1] == fresh.fingerprint
+        assert found[1] not in {mark for _, mark in seen}
+        seen.append(found)
+    assert np.isfinite(lm.score(np.full((1, 4), 69), "SSSS")).all()
+
+
+def test_what_is_around_a_call_changes_nothing():
+    """Training mode, autocast, inference mode, another default dtype: the same numbers, and all is as it was."""
+    lm = tiny_model()
+    lm.model.config.attention_dropout = 0.5
+    for layer in lm.model.decoder_layers:
+        layer.self_attn.attention_dropout = 0.5
+    names = ("score small", "search", "landscape", "uniform", "router")
+    wanted = {name: CALLS[name](lm) for name in names}
+
+    def same():
+        for name in names:
+            np.testing.assert_array_equal(CALLS[name](lm), wanted[name], err_msg=name)
+
+    lm.model.train()
+    same()
+    assert lm.model.training
+    assert all(module.training for module in lm.model.modules())
+    lm.model.eval()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        same()
+        assert torch.is_autocast_enabled("cpu")
+    with torch.inference_mode():
+        same()
+    torch.set_default_dtype(torch.float64)
+    try:
+        same()
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+class Adapted(torch.nn.Module):
+    """A linear map with something beside it, as adapters have it."""
+
+    def __init__(self, linear):
+        super().__init__()
+        self.base, self.more = linear, torch.nn.Linear(linear.in_features, linear.out_features, bias=False)
+        self.weight, self.bias = linear.weight, linear.bias  # what a fast path would read
+
+    def forward(self, x):
+        return self.base(x) + self.more(x)
+
+
+def adapt(lm):
+    for layer in lm.model.decoder_layers:
+        layer.self_attn.q_proj, layer.mlp.up_proj = Adapted(layer.self_attn.q_proj), Adapted(layer.mlp.up_proj)
+        layer.mlp.small.down_proj = Adapted(layer.mlp.small.down_proj)
+
+
+def hook(lm):
+    for layer in lm.model.decoder_layers:
+        layer.self_attn.o_proj.register_forward_hook(lambda module, args, out: 0.7 * out)
+
+
+def replace_mlp(lm):
+    for layer in lm.model.decoder_layers:
+        layer.mlp = copy.deepcopy(layer.mlp)
+        torch.nn.init.normal_(layer.mlp.up_proj.weight)
+
+
+def parametrise(lm):
+    for layer in lm.model.decoder_layers:
+        torch.nn.utils.parametrizations.weight_norm(layer.self_attn.v_proj)
+        torch.nn.init.normal_(layer.self_attn.v_proj.parametrizations.weight.original0)
+
+
+@pytest.mark.parametrize("change", [adapt, hook, replace_mlp, parametrise])
+def test_changed_modules_are_the_ones_that_run(change):
+    """The search sees what an ordinary forward pass sees."""
+    lm = tiny_model()
+    plain = CALLS["search"](lm)
+    torch.manual_seed(1)
+    change(lm)
+    for choices in ("SB", "-B"):
+        found = oracle.search(lm, IDS[:, :6], Space(4, choices, big=2))
+        assert found.replay_error < 1e-5
+        np.testing.assert_allclose(lm.score(IDS[:, :6], found.routes), found.loss_nats, atol=1e-5)
+    assert abs(CALLS["search"](lm) - plain).max() > 1e-3
+
+
+def test_a_search_that_fails_its_own_check_raises(monkeypatch):
+    lm = tiny_model()
+    monkeypatch.setitem(MOST_REPLAY_ERROR, torch.float32, -1.0)
+    with pytest.raises(
+        ValueError, match=r"nats from an ordinary forward pass on the same routes, .* merge or remove it"
+    ):
+        oracle.search(lm, IDS, Space(4, "SB", big=2))
+    oracle.search(lm, IDS, Space(4, "SB", big=2), context="reference:big")  # whose histories differ: nothing to check
+
+
+def test_random_routes_belong_to_a_token():
+    """Whether it is generated, cached, padded or read at once, with others beside it or alone."""
+    lm, policy = tiny_model(), RandomPolicy(0.4, 0.3, 0.3, seed=2)
+    long = policy.routes(3, 20, 4)
+    assert torch.equal(policy.routes(2, 7, 4), long[:2, :7])
+    assert {SKIP, SMALL, BIG} == set(long.unique().tolist())
+    way = {"attention_mask": torch.ones_like(X), "max_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
+    told = {"return_dict_in_generate": True, "output_logits": True, "eos_token_id": None}
+    out = lm.model.generate(X, duo_policy=policy, **way, **told)
+    whole = lm.model(out.sequences, duo_policy=policy).logits
+    torch.testing.assert_close(torch.stack(out.logits, 1), whole[:, 11:-1], atol=1e-4, rtol=1e-4)
+    cache = DynamicCache(config=lm.model.config)
+    steps = [
+        lm.model(out.sequences[:, i : i + 1], past_key_values=cache, use_cache=True, duo_policy=policy).logits
+        for i in range(20)
+    ]
+    torch.testing.assert_close(torch.cat(steps, 1), whole, atol=1e-4, rtol=1e-4)
+    padded, mask = torch.nn.functional.pad(X, (4, 0)), torch.nn.functional.pad(torch.ones_like(X), (4, 0))
+    beside = lm.model.generate(padded, duo_policy=policy, **{**way, "attention_mask": mask}, **told)
+    torch.testing.assert_close(torch.stack(beside.logits), torch.stack(out.logits), atol=1e-4, rtol=1e-4)
+
+
+def test_reentrant_checkpointing_of_a_router_is_refused():
+    lm, learned = tiny_model(), copy.deepcopy(LEARNED).train()
+    lm.model.train()
+    lm.model.activation_checkpointing_enable({"use_reentrant": True})
+    with pytest.raises(ValueError, match="'use_reentrant': False"):
+        lm.model(X, labels=X, duo_router=learned)
+    lm.model.activation_checkpointing_enable({"use_reentrant": False})
+    lm.model(X, labels=X, duo_router=learned).loss.backward()
+    assert torch.isfinite(learned.bias.grad).all()
