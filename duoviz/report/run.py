@@ -247,7 +247,7 @@ def _run(path: Path, executed: Path, parameters: dict[str, Any]) -> str:
             kernel_name="python3",
             progress_bar=False,
             store_widget_state=False,
-            extra_arguments=["--log-level=CRITICAL"],  # what a kernel says of its transport and of its end is not the reader's
+            extra_arguments=["--log-level=CRITICAL"],  # what a kernel says of its transport is not the reader's
         )
     except PapermillExecutionError as failure:
         return f"{failure.ename}: {failure.evalue}"
