@@ -1,4 +1,24 @@
-"""The Duo model: layers with two FFNs and a skip, on the models of transformers."""
+"""The Duo model: layers with two FFNs and a skip, on the models of transformers.
+
+What of that ecosystem is held by tests (`tests/test_ecosystem.py`, `test_families.py`, `test_model.py`, `test_training.py`):
+
+| habit | how it goes |
+|---|---|
+| threads | any calls beside one another give what each gives alone |
+| arguments by position, `output_attentions`, tuples | as in the family's dense class |
+| K/V cache, left padding, `generate` | the same routes and logits with and without |
+| training on, resizing, replacing weights | score, search and fingerprint follow; only writes through `.data` go unseen |
+| training mode, autocast, inference mode, default dtype | change no score and no search, and are put back |
+| adapters, hooks, replaced or parametrised modules | run in forward passes and searches alike |
+| gradient checkpointing | yes; reentrant with a router in training is refused |
+| `save_pretrained`, the dense class on a Duo folder, deepcopy | yes |
+| pickle | yes, but it is read only where a model of its family was built before |
+| FSDP2, bfloat16, float16, device maps, `Trainer` with resume | yes |
+| a route in another form, a misspelt `duo_` argument, small on a dense model | taken, or refused in one line |
+
+Not held yet: assisted decoding and prompt lookup with routes for each token, classifier-free guidance, `torch.compile`, LoRA on
+the `fc1` of OPT.
+"""
 
 from .config import SKIP_SCOPES, DuoConfig
 from .duo import CLASSES, DuoCausalLM, DuoOutput, config_for
