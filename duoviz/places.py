@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
-REPOSITORY = _PACKAGE.parent if (_PACKAGE.parent / "notebooks").is_dir() else None
+REPOSITORY = _PACKAGE.parent if (_PACKAGE.parent / "pyproject.toml").is_file() else None
 """The top folder of a checkout; None if the package is installed without one."""
 SHIPPED = REPOSITORY or _PACKAGE / "shipped"
 """The folder that holds `data` and `notebooks`."""

@@ -183,6 +183,21 @@ def test_what_is_around_a_call_changes_nothing():
         torch.set_default_dtype(torch.float32)
 
 
+def test_the_default_dtype_is_float32_until_the_last_call_ends():
+    one, other = tiny_model(), tiny_model()
+    torch.set_default_dtype(torch.float64)
+    try:
+        first, second = one.as_it_is(), other.as_it_is()
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert torch.get_default_dtype() == torch.float32
+        second.__exit__(None, None, None)
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 class Adapted(torch.nn.Module):
     """A linear map with something beside it, as adapters have it."""
 

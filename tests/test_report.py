@@ -4,9 +4,13 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import nbformat
+import psutil
 import pytest
 from conftest import dense_model
 from typer.testing import CliRunner
@@ -128,6 +132,27 @@ def test_failing_notebooks_name_their_cell_and_the_others_still_run(tmp_path, mo
     assert f"x = {given.get('x', 1)}" in index
     assert f"&lt;script&gt; {given.get('x', 1)}" in (tmp_path / "out" / "3-runs.html").read_text()
     assert len(said) == 4
+
+
+def test_ctrl_c_ends_the_kernels_and_nothing_else(tmp_path, monkeypatch):
+    write(tmp_path, "1-short", "x")
+    write(tmp_path, "2-long", "import time; time.sleep(300)")
+    monkeypatch.setattr(run, "NOTEBOOKS", tmp_path)
+
+    def stop(line):
+        if line.startswith("[1/2]"):
+            raise KeyboardInterrupt
+
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        before, began = psutil.Process().children(recursive=True), time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            report.build(tmp_path / "out", say=stop)
+        assert time.monotonic() - began < 120
+        _, left = psutil.wait_procs(set(psutil.Process().children(recursive=True)) - set(before), timeout=20)
+        assert not left
+        assert other.poll() is None
+        other.communicate(b"\n")
+    assert (tmp_path / "out" / "1-short.html").exists()
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,8 @@ P = ParamSpec("P")
 Text = Tokens | np.ndarray | str | list[str] | tuple[str, ...]
 """What a model reads."""
 _TURN = threading.Lock()
+_DEFAULTS: list[torch.dtype] = []
+"""The default dtype that each call `as_it_is` has found, the first of those at work first: it is one for all threads."""
 _NOT_THE_MODEL = ("_name_or_path", "architectures", "dtype", "transformers_version", "use_cache")
 """Fields of a configuration that say how a model was stored or is run, not what it is."""
 
@@ -66,30 +68,30 @@ class LanguageModel:
     ) -> None:
         self.model, self.choices, self.path = model.eval(), choices, path
         self.tokenizer: Any = tokenizer
-        self._made: dict[str, tuple[list, Any]] = {}
+        self._made: dict[str, tuple[Any, Any]] = {}
         self._users, self._was_training = 0, list[nn.Module]()
 
     @contextmanager
     def as_it_is(self) -> Iterator[None]:
         """Evaluation mode and the weights' own precision, without gradients, in the midst of training, autocast, inference mode
         or another default dtype; the last of several threads puts back what the first has found."""
-        default = torch.get_default_dtype()
         with _TURN:
             if self._users == 0:
                 self._was_training = [module for module in self.model.modules() if module.training]
                 for module in self._was_training:
                     module.training = False
             self._users += 1
-        if default != torch.float32:
+            _DEFAULTS.append(torch.get_default_dtype())
             torch.set_default_dtype(torch.float32)
         try:
             with torch.inference_mode(False), torch.no_grad(), torch.autocast(self.device.type, enabled=False):
                 yield
         finally:
-            if default != torch.float32:
-                torch.set_default_dtype(default)
             with _TURN:
                 self._users -= 1
+                if len(_DEFAULTS) == 1:  # nobody else is at work, with this model or another
+                    torch.set_default_dtype(_DEFAULTS[0])
+                _DEFAULTS.pop()
                 if self._users == 0:
                     for module in self._was_training:
                         module.training = True
@@ -131,7 +133,7 @@ class LanguageModel:
     def head(self) -> Head:
         """The head in float32: that of the model's weights as they are now."""
         output, norm = self.model.get_output_embeddings(), self.model.final_norm
-        return self._remembered("head", (output, norm), self._make_head)
+        return self._remembered("head", (output, norm), "", self._make_head)
 
     def _make_head(self) -> Head:
         output = self.model.get_output_embeddings()
@@ -155,16 +157,17 @@ class LanguageModel:
         """
         fields = {k: v for k, v in self.model.config.to_dict().items() if k not in _NOT_THE_MODEL}
         said = json.dumps(fields, sort_keys=True, default=str)
-        return self._remembered(f"fingerprint of {said}", (self.model,), partial(self._digest, said))
+        return self._remembered("fingerprint", (self.model,), said, partial(self._digest, said))
 
-    def _remembered(self, name: str, modules: tuple[nn.Module, ...], make: Callable[[], T]) -> T:
-        """What was made of the weights of some modules, made again where any of them has changed since.
+    def _remembered(self, name: str, modules: tuple[nn.Module, ...], said: str, make: Callable[[], T]) -> T:
+        """What was made of the weights of some modules and of what is `said`, made again where any of it has changed since.
 
         A tensor that is replaced has another address, one that is written to (by an optimizer, a `copy_`) another version. Only
         what is written through `.data` or numpy goes unseen.
         """
         weights = [*(p for m in modules for p in m.parameters()), *(b for m in modules for b in m.buffers())]
-        stamp = [(id(w), w.data_ptr(), w.dtype, tuple(w.shape), 0 if w.is_inference() else w._version) for w in weights]
+        seen = [(id(w), w.data_ptr(), w.dtype, tuple(w.shape), 0 if w.is_inference() else w._version) for w in weights]
+        stamp = said, seen
         known = self._made.get(name)
         if known is None or known[0] != stamp:
             self._made[name] = known = stamp, make()

@@ -82,6 +82,7 @@ def build(
         say(f"{page.name} does not apply: {page.absent}")
     asked = {path: {name: value for name, value in parameters.items() if name in defaults[path]} for path in running}
     say(f"running {len(running)} notebooks, {AT_ONCE} at a time")
+    others = set(psutil.Process().children(recursive=True))
     with _environment(fresh=fresh), ThreadPoolExecutor(AT_ONCE) as pool:
         waiting = {
             pool.submit(_page, path, out, asked[path], _links(running, at)): path for at, path in enumerate(running)
@@ -93,7 +94,7 @@ def build(
                 _write_index(out, [pages[path] for path in chosen if path in pages])
         except BaseException:  # Ctrl-C too: nobody else would end the kernels
             pool.shutdown(wait=False, cancel_futures=True)
-            for kernel in psutil.Process().children(recursive=True):
+            for kernel in set(psutil.Process().children(recursive=True)) - others:
                 kernel.kill()
             raise
     _write_index(out, [pages[path] for path in chosen])

@@ -14,7 +14,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +96,7 @@ class Study:
 
     def tokens(self, source: str) -> records.Tokens:
         """The texts of one source."""
-        training.warn_of_split(self.folder, source)
+        _warn_once(self.folder, source)
         return corpus.blocks(self.lm.tokenizer, source, documents=self.documents, length=self.length, bos=self.bos)
 
     def losses(self, source: str, route: str | np.ndarray) -> np.ndarray:
@@ -333,8 +333,10 @@ class Study:
         `compute` is given what keeps its parts until it is done.
         """
         request = {"what": what, "model": self.lm.fingerprint, "dtype": str(self.lm.model.dtype), **asked}
-        keep = partial(self._store.part, request)
-        return self._store.cached(request, partial(compute, keep))
+        return self._store.cached(request, partial(compute, partial(self._store.part, request)))
+
+
+_warn_once = cache(training.warn_of_split)  # texts are asked for again and again
 
 
 def _text(tokens: records.Tokens) -> dict[str, Any]:
