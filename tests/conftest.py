@@ -28,6 +28,14 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: "browser" in item.fixturenames)
 
 
+@pytest.fixture(autouse=True)
+def nothing_left_behind():
+    """What torch keeps for a whole thread is as it was, or the test that changed it fails instead of the next."""
+    yield
+    assert torch.is_grad_enabled()
+    assert torch.get_default_dtype() == torch.float32
+
+
 def tiny_model(*, layers=4, hidden=32, heads=4, kv_heads=2, vocab=61, context=48, skip_scope="ffn", seed=0, bias=False):
     """A Duo Llama with random weights, large enough that its routes differ."""
     torch.manual_seed(seed)

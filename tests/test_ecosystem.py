@@ -184,18 +184,30 @@ def test_what_is_around_a_call_changes_nothing():
 
 
 def test_the_default_dtype_is_float32_until_the_last_call_ends():
-    one, other = tiny_model(), tiny_model()
+    """Two models in two threads: the second call begins within the first, and ends after it."""
+    one, other, seen = tiny_model(), tiny_model(), []
+    begun, go_on = threading.Event(), threading.Event()
+
+    def second():
+        with other.as_it_is():
+            begun.set()
+            go_on.wait(60)
+            seen.append(torch.get_default_dtype())
+
+    thread = threading.Thread(target=second)
     torch.set_default_dtype(torch.float64)
     try:
-        first, second = one.as_it_is(), other.as_it_is()
-        first.__enter__()
-        second.__enter__()
-        first.__exit__(None, None, None)
-        assert torch.get_default_dtype() == torch.float32
-        second.__exit__(None, None, None)
+        with one.as_it_is():
+            thread.start()
+            assert begun.wait(60)
+        go_on.set()
+        thread.join()
+        assert seen == [torch.float32]
         assert torch.get_default_dtype() == torch.float64
     finally:
+        go_on.set()
         torch.set_default_dtype(torch.float32)
+    assert torch.is_grad_enabled()
 
 
 class Adapted(torch.nn.Module):
