@@ -22,47 +22,47 @@ from transformers.models.olmoe.modeling_olmoe import OlmoeMLP
 from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeMLP
 
 
-class InlineFFN(nn.Linear):
-    """An FFN that its decoder layer writes out as `fc1`, activation and `fc2`: its first linear map does the work of all
-    three, so that the weights keep their names.
+class InlineFFN(nn.Module):
+    """An FFN that its decoder layer writes out as `fc1`, activation and `fc2`.
+
+    The big one has no weights of its own: it calls the three that the layer has, whatever wraps or replaces them. The small one
+    holds them as its children.
 
     Args:
         config: with the FFN's width as `ffn_dim`.
     """
 
-    fc2: _Second
-    activation_fn: nn.Module
+    layer: nn.Module | None = None
 
     def __init__(self, config: Any) -> None:
-        super().__init__(config.hidden_size, config.ffn_dim, bias=config.enable_bias)
-        self.fc2 = _Second(config.ffn_dim, config.hidden_size, bias=config.enable_bias)
+        super().__init__()
+        self.fc1 = nn.Linear(config.hidden_size, config.ffn_dim, bias=config.enable_bias)
+        self.fc2 = nn.Linear(config.ffn_dim, config.hidden_size, bias=config.enable_bias)
         self.activation_fn = ACT2FN[config.activation_function]
 
-    @property
-    def fc1(self) -> nn.Linear:
-        """The first linear map."""
-        return self
+    @classmethod
+    def of(cls, layer: nn.Module) -> InlineFFN:
+        """The FFN of a layer that writes it out."""
+        made = cls.__new__(cls)
+        nn.Module.__init__(made)
+        object.__setattr__(made, "layer", layer)  # no child of its
+        return made
+
+    def __getattr__(self, name: str) -> Any:
+        return super().__getattr__(name) if self.layer is None or name not in WRITTEN_OUT else getattr(self.layer, name)
 
     def forward(self, x: Float[Tensor, "*token hidden"]) -> Float[Tensor, "*token hidden"]:
-        return self.fc2(self.activation_fn(super().forward(x)), inner=True)
+        return self.fc2(self.activation_fn(self.fc1(x)))
 
 
-class _Second(nn.Linear):
-    """The second linear map of an `InlineFFN`; where the layer comes to it, it has been done."""
-
-    def forward(self, x: Tensor, *, inner: bool = False) -> Tensor:
-        return super().forward(x) if inner else x
+WRITTEN_OUT = ("fc1", "activation_fn", "fc2")
 
 
 def _inline(layer: Any) -> nn.Module:
-    """The FFN of a decoder layer that has no module for it; from now on its `fc1` does what all three did."""
-    ffn, fc2, activation = layer.fc1, layer.fc2, layer.activation_fn
-    if any(isinstance(part, InlineFFN) for part in ffn.modules()):
-        return ffn
-    ffn.__class__, fc2.__class__, layer.activation_fn = InlineFFN, _Second, nn.Identity()
-    for name, part in (("fc2", fc2), ("activation_fn", activation)):
-        object.__setattr__(ffn, name, part)  # no child of its: the layer has it
-    return ffn
+    """The FFN of a decoder layer that has no module for it: made once, and then the layer's `ffn`."""
+    if not hasattr(layer, "ffn"):
+        layer.ffn = InlineFFN.of(layer)
+    return layer.ffn
 
 
 def _gpt2_ffn(config: GPT2Config) -> nn.Module:
@@ -115,6 +115,7 @@ class Family:
         layers: path from the causal LM to its list of decoder layers.
         final_norm: path from the causal LM to the norm before the head.
         find_ffn: the FFN of a decoder layer.
+        written_out: the layer's modules that are its FFN, in order, where it has none; `find_ffn` then gives it one.
         post_norm: path from a decoder layer to the norm of the FFN's output; nothing where it is added as it is.
         residual_factor: path from a decoder layer to what the FFN's output is multiplied by before it is added.
         width: name of the FFN width in the configuration, where None stands for four times the hidden size.
@@ -131,6 +132,7 @@ class Family:
     layers: str = "model.layers"
     final_norm: str = "model.norm"
     find_ffn: Callable[[Any], nn.Module] = attrgetter("mlp")
+    written_out: tuple[str, ...] = ()
     post_norm: str = ""
     residual_factor: str = ""
     width: str = "intermediate_size"
@@ -191,6 +193,7 @@ FAMILIES = {
             layers="model.decoder.layers",
             final_norm="model.decoder.final_layer_norm",
             find_ffn=_inline,
+            written_out=WRITTEN_OUT,
             width="ffn_dim",
             **_GELU_FFN,
             lacks=_opt_lacks,

@@ -9,7 +9,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 RANKS = {
-    0: ["routes", "style", "progress", "places"],
+    0: ["routes", "style", "progress", "places", "auto"],
+    0.5: ["__init__"],
     1: ["records", "families"],
     2: ["corpus", "metrics"],
     2.5: ["model"],  # reads plain text through `corpus`
@@ -26,6 +27,7 @@ RANKS = {
 }
 RANK = {name: rank for rank, names in RANKS.items() for name in names}
 TORCH_FREE = [
+    "auto",
     "routes",
     "style",
     "progress",

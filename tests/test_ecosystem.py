@@ -1,13 +1,17 @@
 """Habits of people who use transformers: none of them makes a wrong number without a word."""
 
 import copy
+import subprocess
+import sys
 import threading
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 from conftest import dense_model, tiny_model
+from peft import PrefixTuningConfig, get_peft_model
 from transformers import DynamicCache
 
 from duoviz import model, oracle, router
@@ -300,3 +304,107 @@ def test_reentrant_checkpointing_of_a_router_is_refused():
     lm.model.activation_checkpointing_enable({"use_reentrant": False})
     lm.model(X, labels=X, duo_router=learned).loss.backward()
     assert torch.isfinite(learned.bias.grad).all()
+
+
+def test_the_assistant_drafts_with_its_own_routes():
+    """And leaves no trace of it: configurations are as they were, beside a thread that scores too."""
+    lm, seen = tiny_model(), []
+    kept = lm.model.register_forward_pre_hook(lambda _, args, way: seen.append(way["duo_routes"]), with_kwargs=True)
+    way = {"attention_mask": torch.ones_like(X[:1]), "max_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
+    before = lm.model.config.to_dict(), lm.model.generation_config.to_dict()
+    lm.model.generate(X[:1], duo_routes="BBBB", assistant_routes="all-small", eos_token_id=None, **way)
+    assert {tuple(routes.flatten().tolist()) for routes in seen} == {(BIG,) * 4, (SMALL,) * 4}
+    seen.clear()
+    lm.model.generate(X[:1], duo_routes="BBSS", assistant_early_exit=2, eos_token_id=None, **way)
+    assert {tuple(routes.flatten().tolist()) for routes in seen} == {(BIG, BIG, SMALL, SMALL), (BIG, BIG)}
+    kept.remove()
+    wanted, scores = lm.score(IDS, "BSBS"), []
+    with ThreadPoolExecutor(2) as pool:
+        drafting = pool.submit(lm.model.generate, X[:1], assistant_early_exit=1, **(way | {"max_new_tokens": 30}))
+        while not drafting.done() and len(scores) < 20:
+            scores.append(lm.score(IDS, "BSBS"))
+        drafting.result()
+    np.testing.assert_allclose(scores, np.broadcast_to(wanted, (len(scores), *wanted.shape)), atol=1e-5)
+    assert before == (lm.model.config.to_dict(), lm.model.generation_config.to_dict())
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"duo_routes": "BBBB", "cache_implementation": "paged"}, "duo_routes: continuous batching .* no routes"),
+        ({"assistant_routes": "BBBB", "prompt_lookup_num_tokens": 3}, "its drafts are copied from the prompt"),
+        ({"assistant_routes": "BBBB", "assistant_model": dense_model("llama")}, "a LlamaForCausalLM, no Duo model"),
+        ({"assistant_routes": "BBB"}, "must hold 4 letters|4 layers"),
+        ({"duo_routes": "BBBB", "duo_policy": RandomPolicy()}, "one of duo_routes and duo_policy"),
+        ({"duo_routes": np.full((1, 16, 4), BIG), "assistant_routes": "SSSS"}, "cover 16 tokens, .* reached token 17"),
+    ],
+)
+def test_text_cannot_be_made_with_routes_in_every_way(given, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_model().model.generate(X[:1], attention_mask=torch.ones_like(X[:1]), max_new_tokens=8, **given)
+
+
+def printed(code, path):
+    """Words that a fresh Python process prints."""
+    done = subprocess.run([sys.executable, "-c", code, path], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def test_whole_models_of_every_family_are_read_in_a_fresh_process(tmp_path):
+    """Where no model of the family has been built: what spawn, Ray and `torch.save` need; outputs as well."""
+    models = {name: duo(name) for name in FAMILIES}
+    with torch.no_grad():
+        outputs = {name: made(X, duo_routes="BSB") for name, made in models.items()}
+    torch.save((X, models, outputs), tmp_path / "whole.pt")
+    code = (
+        "import sys, torch\n"
+        "x, models, outputs = torch.load(sys.argv[1], weights_only=False)\n"
+        "with torch.no_grad():\n"
+        "    print(sum(torch.equal(made(x, duo_routes='BSB').logits, outputs[name].logits) for name, made in models.items()))"
+    )
+    assert printed(code, tmp_path / "whole.pt") == [str(len(FAMILIES))]
+
+
+@pytest.mark.parametrize("first", ["duoviz", "transformers.models.auto.modeling_auto"])
+def test_the_auto_classes_know_duo_folders_once_duoviz_is_imported(first, tmp_path):
+    tiny_model().model.save_pretrained(tmp_path)
+    code = (
+        f"import sys, {first}, duoviz\n"
+        "assert 'duoviz.model' not in sys.modules\n"
+        "print('torch' in sys.modules)\n"
+        "from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer\n"
+        "print(type(AutoConfig.from_pretrained(sys.argv[1])).__name__)\n"
+        "print(type(AutoModelForCausalLM.from_pretrained(sys.argv[1])).__name__)"
+    )
+    assert printed(code, tmp_path) == [str(first != "duoviz"), "DuoLlamaConfig", "DuoLlamaForCausalLM"]
+
+
+def test_virtual_tokens_of_prefix_tuning_have_no_routes():
+    """Routes count from the first token of the text, at once and in steps."""
+    lm, given = tiny_model(), RandomPolicy(0.4, 0.3, 0.3, seed=3).routes(3, 20, 4)
+    prefix = PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")
+        tuned = get_peft_model(lm.model, prefix).eval()
+    torch.nn.init.normal_(tuned.prompt_encoder.default.embedding.weight)
+    way = {"attention_mask": torch.ones_like(X), "max_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
+    told = {"eos_token_id": None, "return_dict_in_generate": True, "output_logits": True}
+    made = tuned.generate(input_ids=X, duo_routes=given, **way, **told)
+    whole = tuned(made.sequences, attention_mask=torch.ones_like(made.sequences), duo_routes=given).logits
+    torch.testing.assert_close(torch.stack(made.logits, 1), whole[:, 11:-1], atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(whole, lm.model(made.sequences, duo_routes=given).logits, atol=1e-2)  # they are attended
+
+
+def test_compiled_models_take_routes(tmp_path):
+    """In a process without the type checks of the tests; by a backend that needs no C++ compiler."""
+    tiny_model(layers=2).model.save_pretrained(tmp_path)
+    code = (
+        "import sys, torch\n"
+        "from duoviz.model import RandomPolicy, load_model\n"
+        "made, x = load_model(sys.argv[1]), torch.arange(36).reshape(3, 12)\n"
+        "compiled = torch.compile(made, backend='aot_eager')\n"
+        "for ways in ({}, {'duo_routes': 'BS'}, {'duo_policy': RandomPolicy(0.4, 0.3, 0.3)}):\n"
+        "    print(float((compiled(x, **ways).logits - made(x, **ways).logits).abs().max()) < 1e-5)"
+    )
+    assert printed(code, tmp_path) == ["True"] * 3

@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import SHAPES, dense_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from torch.distributed.fsdp import fully_shard
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, BloomConfig, FalconConfig, LlamaConfig, OPTConfig
+from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging
 
 from duoviz import branching, model, oracle, router, routes
@@ -134,6 +136,74 @@ def generate_is_the_same_with_and_without_cache(name, folder):
     )
     torch.testing.assert_close(alone, beside, atol=1e-4, rtol=1e-4)  # padding moves nothing
     assert lm.model._supports_logits_to_keep()
+
+
+def drafts_change_no_text(name, folder):
+    lm, prompt = duo(name, folder), X[:1].repeat(1, 2)
+    given = RandomPolicy(0.4, 0.3, 0.3, seed=4).routes(1, 32, 3)
+    how = {"attention_mask": torch.ones_like(prompt), "max_new_tokens": 8, "do_sample": False}
+    how |= {"pad_token_id": 0, "eos_token_id": None}
+    lookup, early = {"prompt_lookup_num_tokens": 4}, {"assistant_early_exit": 2}
+    small, same = {"assistant_routes": "SSS"}, {"assistant_routes": given}
+    for ours, drafts in (
+        (given, (lookup, early, small, same)),
+        ("SBS", ({"assistant_early_exit": 1, "assistant_routes": "BBB"}, {"assistant_model": dense_model(name)})),
+    ):
+        wanted = lm.model.generate(prompt, duo_routes=ours, **how)
+        for way in drafts:
+            assert torch.equal(lm.model.generate(prompt, duo_routes=ours, **how, **way), wanted), way
+    assert lm.model.config.num_hidden_layers == 3
+
+
+def guidance_routes_both_texts(name, folder):
+    lm = duo(name, folder)
+    given = RandomPolicy(0.4, 0.3, 0.3, seed=4).routes(1, 16, 3)
+    how = {"attention_mask": torch.ones_like(X[:1]), "max_new_tokens": 4, "do_sample": False, "guidance_scale": 1.5}
+    how |= {"pad_token_id": 0, "eos_token_id": None}
+    for routes_, negative in ((given, X[1:2, :5]), (given, None), (given[:, :1], X[1:2, :5])):
+        asked, beside = X[:1], X[:1, -1:] if negative is None else negative
+        for _ in range(4):
+            both = []
+            for text in (asked, beside):
+                own = routes_ if routes_.shape[1] == 1 else routes_[:, : asked.shape[1]][:, -text.shape[1] :]
+                both.append(lm.model(text, duo_routes=own).logits[:, -1].log_softmax(-1))
+            new = (1.5 * (both[0] - both[1]) + both[1]).argmax(-1, keepdim=True)
+            asked, beside = torch.cat([asked, new], 1), torch.cat([beside, new], 1)
+        for cached in (True, False):
+            told = {"duo_routes": routes_, "negative_prompt_ids": negative, "use_cache": cached}
+            assert torch.equal(lm.model.generate(X[:1], **told, **how), asked)
+    long = {"duo_routes": given, "negative_prompt_ids": X[:1].repeat(1, 2)}
+    with pytest.raises(ValueError, match="the negative prompt has 12 tokens more"):
+        lm.model.generate(X[:1], **long, **how)
+
+
+def adapters_on_every_linear(name, folder):
+    lm, space = duo(name, folder), routes.Space(3, "-SB", big=1)
+    before = lm.score(IDS, "BSB")
+    torch.manual_seed(1)
+    linears = sum(isinstance(module, torch.nn.Linear | Conv1D) for module in lm.model.modules())
+    conv = name == "gpt2"
+    wanted = LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False, fan_in_fan_out=conv)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")
+        adapted = get_peft_model(lm.model, wanted)
+    assert sum(own.endswith("lora_A.default") for own, _ in adapted.named_modules()) == linears - 1  # not the head
+    adapted(X, labels=X, duo_routes="BSB").loss.backward()
+    adapted.eval()
+    scored = lm.score(IDS, "BSB")
+    assert abs(scored - before).max() > 1e-3
+    found = oracle.search(lm, IDS[:2, :8], space, context="committed")
+    assert found.replay_error < 1e-4
+    adapted.save_pretrained(folder / "adapter")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")
+        again = PeftModel.from_pretrained(duo(name, folder).model, folder / "adapter").get_base_model()
+    np.testing.assert_allclose(model.LanguageModel(again).score(IDS, "BSB"), scored, atol=1e-5)
+    merged = model.LanguageModel(adapted.merge_and_unload())
+    np.testing.assert_allclose(merged.score(IDS, "BSB"), scored, atol=1e-4)
+    np.testing.assert_allclose(
+        oracle.search(merged, IDS[:2, :8], space, context="committed").loss_nats, found.loss_nats, atol=1e-4
+    )
 
 
 def saved_models_open_as_duo_and_as_dense(name, folder):
@@ -261,6 +331,9 @@ FEATURES = {
     "trie = brute force": trie_equals_brute_force,
     "skip scopes": skip_leaves_out_what_it_says,
     "generate": generate_is_the_same_with_and_without_cache,
+    "drafts": drafts_change_no_text,
+    "guidance": guidance_routes_both_texts,
+    "LoRA": adapters_on_every_linear,
     "save, load": saved_models_open_as_duo_and_as_dense,
     "FLOPs": sizes_and_flops_are_counted,
     "router": routers_learn,

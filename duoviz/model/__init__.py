@@ -10,14 +10,18 @@ What of that ecosystem is held by tests (`tests/test_ecosystem.py`, `test_famili
 | training on, resizing, replacing weights | score, search and fingerprint follow; only writes through `.data` go unseen |
 | training mode, autocast, inference mode, default dtype | change no score and no search, and are put back |
 | adapters, hooks, replaced or parametrised modules | run in forward passes and searches alike |
+| LoRA (peft) on every linear map | trained, searched, saved, loaded again, merged |
+| prefix tuning | given routes count from the text's first token; a policy in `forward` counts the virtual ones too |
+| assisted decoding, early exit, prompt lookup | the same greedy text; an assistant has routes of its own |
+| classifier-free guidance | routes both texts, aligned at their ends |
+| continuous batching (`generate_batch`, paged caches) | refused when routes are given |
 | gradient checkpointing | yes; reentrant with a router in training is refused |
 | `save_pretrained`, the dense class on a Duo folder, deepcopy | yes |
-| pickle | yes, but it is read only where a model of its family was built before |
+| pickle, `torch.save` of a whole model, spawned processes | yes, also where no model of its family was built before |
+| Auto classes | know Duo folders once `duoviz` is imported; without it, their error names only the model type |
 | FSDP2, bfloat16, float16, device maps, `Trainer` with resume | yes |
+| `torch.compile` | Llama with given and random routes |
 | a route in another form, a misspelt `duo_` argument, small on a dense model | taken, or refused in one line |
-
-Not held yet: assisted decoding and prompt lookup with routes for each token, classifier-free guidance, `torch.compile`, LoRA on
-the `fc1` of OPT.
 """
 
 from .config import SKIP_SCOPES, DuoConfig

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import sys
 from dataclasses import dataclass
 from functools import cache
 from operator import attrgetter
@@ -18,13 +19,16 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import ModelOutput
 
+from .. import families
 from .. import routes as routes_
 from ..families import FAMILIES, Family, family
 from ..routes import SMALL
 from .config import DuoConfig
+from .generation import RoutedGeneration, cached
 from .policy import RandomPolicy
 from .routing import SCOPE, DuoFFN, DuoLayer, GivenRoutes, LearnedRoutes, PostNorm, Routing
 
@@ -48,7 +52,7 @@ def _output_of(dense: Any) -> Any:
     return _named(dataclass(type("Duo" + dense.__name__, (dense,), fields)))
 
 
-class DuoCausalLM(PreTrainedModel if TYPE_CHECKING else nn.Module):  # type: ignore[misc]
+class DuoCausalLM(RoutedGeneration, PreTrainedModel if TYPE_CHECKING else nn.Module):  # type: ignore[misc]
     """The part that is common to the Duo models of all families; mixed into the family's causal LM."""
 
     family: Family
@@ -67,11 +71,6 @@ class DuoCausalLM(PreTrainedModel if TYPE_CHECKING else nn.Module):  # type: ign
     @classmethod
     def _can_set_experts_implementation(cls) -> bool:  # found by reading the source of the class's module: the family's
         return cls.family.causal_lm._can_set_experts_implementation()
-
-    @property
-    def decoder_layers(self) -> nn.ModuleList:
-        """The decoder layers, in order."""
-        return attrgetter(self.family.layers)(self)
 
     @property
     def final_norm(self) -> nn.Module:
@@ -123,7 +122,7 @@ class DuoCausalLM(PreTrainedModel if TYPE_CHECKING else nn.Module):  # type: ign
         ids, embeds = kwargs.get("input_ids"), kwargs.get("inputs_embeds")
         tokens = ids if embeds is None else embeds
         assert tokens is not None, "a forward pass reads something"
-        begun = _length(kwargs.get("past_key_values"))
+        begun = cached(kwargs.get("past_key_values"))
         routing = self._routing(tokens, begun, kwargs.get("attention_mask"), duo_routes, duo_policy, duo_router)
         as_tuple = kwargs.pop("return_dict", None) is False
         if self.family.experts:  # of some tokens only, where others take no expert: no measure of the experts' balance
@@ -133,48 +132,6 @@ class DuoCausalLM(PreTrainedModel if TYPE_CHECKING else nn.Module):  # type: ign
         kind: Any = type(out)
         found = _output_of(kind)(**{**out, "router_logits": logits})
         return found.to_tuple() if as_tuple else found
-
-    def generate(self, inputs: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
-        """`generate` of transformers, with `duo_routes`, `duo_policy` or `duo_router`.
-
-        Routes per token must cover the prompt and every new token. A random policy draws routes for the whole context
-        once, so the same seed gives the same text with and without the K/V cache.
-
-        Raises:
-            ValueError: routes with values that are no choice, or that end before the text does.
-        """
-        given = (inputs, kwargs.get("input_ids"), kwargs.get("inputs_embeds"))
-        prompt = next((text for text in given if text is not None), torch.zeros(1, 0, dtype=torch.long))
-        policy, routes = kwargs.pop("duo_policy", None), kwargs.pop("duo_routes", None)
-        if policy is not None:
-            more = self.config.max_position_embeddings - prompt.shape[1]
-            routes = self._drawn(policy, prompt, kwargs.get("attention_mask"), more=max(0, more))
-        elif routes is not None:
-            routes = self._read(routes, len(prompt)).expand(len(prompt), -1, -1)  # beams repeat every row
-        if routes is not None:
-            kwargs["duo_routes"] = routes.to(prompt.device)
-        return super().generate(inputs, *args, **kwargs)
-
-    def prepare_inputs_for_generation(
-        self,
-        input_ids: Tensor,
-        *args: Any,
-        inputs_embeds: Tensor | None = None,
-        duo_routes: Tensor | None = None,
-        **kwargs: Any,
-    ) -> dict[str, Any]:
-        made = super().prepare_inputs_for_generation(input_ids, *args, inputs_embeds=inputs_embeds, **kwargs)
-        if duo_routes is not None and duo_routes.shape[1] > 1:
-            ids, cache = made.get("input_ids"), made.get("past_key_values")
-            new = (made["inputs_embeds"] if ids is None else ids).shape[1]
-            stop = new + (0 if cache is None else cache.get_seq_length())
-            if duo_routes.shape[1] < stop:
-                raise ValueError(
-                    f"duo_routes cover {duo_routes.shape[1]} tokens, generation has reached token {stop}:"
-                    " give a route for every token, or one route for all"
-                )
-            duo_routes = duo_routes[:, stop - new : stop]
-        return {**made, "duo_routes": duo_routes}
 
     def _routing(
         self,
@@ -213,7 +170,7 @@ class DuoCausalLM(PreTrainedModel if TYPE_CHECKING else nn.Module):  # type: ign
             ValueError: what `routes.parse` refuses; no choice, or one that the model does not have; another number of texts or
                 tokens.
         """
-        layers = self.config.num_hidden_layers
+        layers = len(self.decoder_layers)
         array = routes_.parse(routes, layers=layers)
         if (array < 0).any():
             raise ValueError(
@@ -239,7 +196,7 @@ class DuoCausalLM(PreTrainedModel if TYPE_CHECKING else nn.Module):  # type: ign
         if policy.small and not self.has_small:
             raise ValueError("a random policy with small: this is a dense model, without small FFNs")
         batch, stop = len(tokens), begun + tokens.shape[1] + more
-        drawn = policy.routes(batch, stop, self.config.num_hidden_layers)
+        drawn = policy.routes(batch, stop, len(self.decoder_layers))
         if mask is not None and mask.ndim == 2 and not bool(mask.all()):
             kept = torch.nn.functional.pad(mask.long().cpu(), (0, stop - mask.shape[1]), value=1)
             place = (kept.cumsum(1) - 1).clamp(min=0)
@@ -258,11 +215,6 @@ def _reentrant(layer: Any) -> bool:
     return (
         layer.training and getattr(layer, "gradient_checkpointing", False) and how.keywords.get("use_reentrant", True)
     )
-
-
-def _length(cache: Any) -> int:
-    """Tokens whose keys and values are kept."""
-    return 0 if cache is None else int(cache.get_seq_length())
 
 
 def _make_duo(layer: nn.Module, index: int, family: Family, config: DuoConfig) -> None:
@@ -299,6 +251,18 @@ def _named(made: type) -> type:
     made.__module__ = __name__
     globals()[made.__name__] = made
     return made
+
+
+def __getattr__(name: str) -> type:
+    """A class over one of a family's, which pickle asks for where no model of that family has been built yet."""
+    for module in (families, *(sys.modules[entry.causal_lm.__module__] for entry in FAMILIES.values())):
+        dense = getattr(module, name.removeprefix("Duo"), None) if name.startswith("Duo") else None
+        if isinstance(dense, type) and issubclass(dense, ModelOutput):
+            return _output_of(dense)
+        if isinstance(dense, type) and issubclass(dense, nn.Module):
+            layer = issubclass(dense, GradientCheckpointingLayer)
+            return _mixed(DuoLayer if layer else PostNorm if "Norm" in name else DuoFFN, dense)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def _classes(family: Family) -> tuple[type[DuoConfig], type[DuoCausalLM]]:

@@ -177,8 +177,14 @@ class DuoLayer(nn.Module):
 
     @property
     def dense_forward(self) -> Callable[..., Float[Tensor, "batch token hidden"]]:
-        """The family's own forward."""
-        return super().forward
+        """The family's own forward; where it writes its FFN out, the first of these modules does the work of all."""
+        if not self.family.written_out:
+            return super().forward
+        first, *others = self.family.written_out
+        parts = {**self._modules, first: self.family.find_ffn(self), **dict.fromkeys(others, nn.Identity())}
+        seen = object.__new__(type(self))  # by itself, copying a sharded layer would make one
+        vars(seen).update({**vars(self), "_modules": parts})
+        return super(DuoLayer, seen).forward
 
 
 class GivenRoutes:
