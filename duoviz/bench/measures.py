@@ -9,6 +9,7 @@ import resource
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -30,6 +31,8 @@ from .table import Row, line
 METHODS = ("random-200", "descent", "surrogate", "beam-16", "mcts-200")
 BOUNDING = ANCHORS + 1
 """Columns of the head that bounds: tangent planes, and the target."""
+DRAFTED = 64
+"""Tokens of a text that is drafted."""
 EXPANDED = 512
 """Branches of a batch whose K/V cache is expanded."""
 
@@ -60,6 +63,7 @@ def _rows(lm: LanguageModel, tokens: Tokens, folder: str, rounds: int) -> Iterat
     yield from _halved(folder, tokens[:2].cut(25), device=lm.device)
     yield from _dispatch(lm, rounds)
     yield _stage_1(lm, rounds)
+    yield from _drafts(lm, tokens, rounds)
     yield from latencies(folder)
 
 
@@ -277,3 +281,23 @@ def _stage_1(lm: LanguageModel, rounds: int) -> Row:
     policy = RandomPolicy()
     own, other = timed([partial(step, lm.model, duo_policy=policy), partial(step, dense)], rounds)
     return Row("stage-1 step, 16 x 256 tokens", own, "s", own / other, "limit: dense Llama of equal FLOPs")
+
+
+def _drafts(lm: LanguageModel, tokens: Tokens, rounds: int) -> Iterator[Row]:
+    """Greedy text of the big FFNs, with drafts of the small ones and without."""
+    prompt = torch.from_numpy(tokens.ids[:1, :64]).to(lm.device)
+    way = {"max_new_tokens": DRAFTED, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
+    alone = partial(lm.model.generate, prompt, attention_mask=torch.ones_like(prompt), duo_routes="all-big", **way)
+    own, plain = timed([partial(alone, assistant_routes="all-small"), alone], rounds)
+    passes: Counter[int] = Counter()
+    hook = lm.model.register_forward_pre_hook(partial(_count, passes), with_kwargs=True)
+    alone(assistant_routes="all-small")
+    hook.remove()
+    yield Row("greedy text of all big, drafts by all small", DRAFTED / own, "tokens/s", plain / own, "without drafts")
+    kept = (DRAFTED - passes[BIG]) / passes[SMALL]  # each check makes a token of its own
+    yield Row("drafts that are kept", 100 * kept, "%")
+
+
+def _count(passes: Counter[int], _: torch.nn.Module, args: object, given: dict[str, torch.Tensor]) -> None:
+    """One forward pass more that took these routes, the same for all layers."""
+    passes[int(given["duo_routes"].flatten()[0])] += 1
