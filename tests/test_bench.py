@@ -34,6 +34,13 @@ def test_the_expanded_cache_is_timed_in_a_process_of_its_own():
     assert 0 < measures._in_own_process("expanded_seconds", "data/duo-tiny", "cpu") < 60
 
 
+def test_a_text_is_drafted_and_measured(monkeypatch):
+    monkeypatch.setattr(measures, "DRAFTED", 8)
+    text, kept = measures._drafts(tiny_model(context=128), Tokens.of(np.arange(64)[None] % 61), rounds=1)
+    assert text.value > 0
+    assert 0 <= kept.value <= 100
+
+
 def test_a_row_as_text_and_as_json(tmp_path):
     rows = [bench.Row("x", 1.2345, "ms", 2.0, "y"), bench.Row("z", 3.0, "GiB")]
     assert [bench.line(row) for row in rows] == ["| x | 1.23 ms | 2 | y |", "| z | 3 GiB |  |  |"]
