@@ -176,6 +176,8 @@ class LanguageModel:
     def _digest(self, said: str) -> str:
         digest = hashlib.sha256(said.encode())
         for name, tensor in sorted(self.model.state_dict().items()):
+            if ".small." in name and not self.model.has_small:
+                continue  # which only hold the place
             digest.update(name.encode())
             rounded = tensor.detach().cpu().to(torch.bfloat16).contiguous()
             digest.update(rounded.reshape(-1).view(torch.uint8).numpy().tobytes())
