@@ -3,7 +3,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --root-user-action ignore
 EVAL := .venv/eval/.ready
-PAGES := tests/test_report.py $(wildcard tests/test_browser_*) tests/test_families.py
+PAGES := tests/test_report.py $(wildcard tests/test_browser_*) tests/test_families.py tests/test_evaluation.py
 EXTRA := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["eval"])
 
 report: $(READY)  ## every notebook, headlessly -> runs/report/index.html (FRESH=1 recomputes shipped results)
@@ -22,8 +22,8 @@ unit: $(READY) $(EVAL)
 	@echo "tests"
 	@$(BIN)/python -m pytest $(addprefix --ignore ,$(PAGES))
 
-pages: $(READY)  # whole reports, what is seen of them in a browser, and that notebooks still print what is in them; the families too
-	@echo "reports, pages in a browser, and families of models"
+pages: $(READY)  # whole reports, what is seen of them in a browser, and that notebooks still print what is in them; families and tasks too
+	@echo "reports, pages in a browser, families of models, and tasks"
 	@$(BIN)/python -m pytest $(PAGES)
 	@echo "notebooks, executed again and compared"
 	@$(BIN)/python -m pytest -p tests.notebook_numbers --nbval-lax --nbval-current-env notebooks

@@ -21,6 +21,8 @@ from transformers.models.mistral.modeling_mistral import MistralMLP
 from transformers.models.olmoe.modeling_olmoe import OlmoeMLP
 from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeMLP
 
+WRITTEN_OUT = ("fc1", "activation_fn", "fc2")
+
 
 class InlineFFN(nn.Module):
     """An FFN that its decoder layer writes out as `fc1`, activation and `fc2`.
@@ -53,9 +55,6 @@ class InlineFFN(nn.Module):
 
     def forward(self, x: Float[Tensor, "*token hidden"]) -> Float[Tensor, "*token hidden"]:
         return self.fc2(self.activation_fn(self.fc1(x)))
-
-
-WRITTEN_OUT = ("fc1", "activation_fn", "fc2")
 
 
 def _inline(layer: Any) -> nn.Module:

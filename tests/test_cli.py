@@ -143,13 +143,7 @@ def test_a_search_that_was_killed_goes_on_and_is_bit_equal(tmp_path):
         "oracle",
         "--model",
         str(tmp_path / "own"),
-        "--documents",
-        "4",
-        "--length",
-        "8",
-        "--batch-size",
-        "1",
-        "--out",
+        *["--documents", "4", "--length", "8", "--batch-size", "1", "--out"],
     ]
     command = [sys.executable, "-m", "duoviz", *words, str(tmp_path / "killed")]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:

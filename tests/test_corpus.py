@@ -340,7 +340,7 @@ def test_the_python_sources_are_split_by_hash_and_shared_by_both_splits_nowhere(
         held = {d.id for d in corpus.documents(source)}
         assert held.isdisjoint(d.id for d in corpus.documents(source, split="train"))
         chosen_on = {d.id for d in corpus.documents(source, split="calibration")}
-        assert len(chosen_on) > 4
+        assert len(chosen_on) > 4  # of some 700 documents
         assert chosen_on.isdisjoint(held)
         assert chosen_on.isdisjoint(d.id for d in corpus.documents(source, split="train"))
         assert 0.02 < len(held) / (frame["source"] == source).sum() < 0.06

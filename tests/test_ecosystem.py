@@ -4,7 +4,6 @@ import copy
 import subprocess
 import sys
 import threading
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -12,7 +11,7 @@ import pytest
 import torch
 from conftest import dense_model, tiny_model
 from peft import PrefixTuningConfig, get_peft_model
-from transformers import DynamicCache
+from transformers import DynamicCache, GenerationConfig
 
 from duoviz import model, oracle, router
 from duoviz.families import FAMILIES
@@ -22,6 +21,8 @@ from duoviz.routes import BIG, SKIP, SMALL, Space
 
 IDS = np.random.default_rng(0).integers(0, 61, (3, 12))
 X = torch.from_numpy(IDS)
+LONG = GenerationConfig(max_new_tokens=8)
+LOOKUP = GenerationConfig(prompt_lookup_num_tokens=3, max_new_tokens=8)
 LEARNED = router.Router(4, 32, router.Mixture(big=0.5, small=0.5)).eval()
 
 
@@ -332,16 +333,27 @@ def test_the_assistant_drafts_with_its_own_routes():
     ("given", "message"),
     [
         ({"duo_routes": "BBBB", "cache_implementation": "paged"}, "duo_routes: continuous batching .* no routes"),
-        ({"assistant_routes": "BBBB", "prompt_lookup_num_tokens": 3}, "its drafts are copied from the prompt"),
+        ({"assistant_routes": "BBBB", "prompt_lookup_num_tokens": 3}, "prompt lookup copies its drafts"),
+        ({"assistant_routes": "BBBB", "generation_config": LOOKUP}, "prompt lookup copies its drafts"),
         ({"assistant_routes": "BBBB", "assistant_model": dense_model("llama")}, "a LlamaForCausalLM, no Duo model"),
         ({"assistant_routes": "BBB"}, "must hold 4 letters|4 layers"),
-        ({"duo_routes": "BBBB", "duo_policy": RandomPolicy()}, "one of duo_routes and duo_policy"),
+        ({"duo_routes": "BBBB", "duo_policy": RandomPolicy()}, "one of duo_routes, duo_policy and"),
         ({"duo_routes": np.full((1, 16, 4), BIG), "assistant_routes": "SSSS"}, "cover 16 tokens, .* reached token 17"),
     ],
 )
 def test_text_cannot_be_made_with_routes_in_every_way(given, message):
     with pytest.raises(ValueError, match=message):
-        tiny_model().model.generate(X[:1], attention_mask=torch.ones_like(X[:1]), max_new_tokens=8, **given)
+        tiny_model().model.generate(X[:1], attention_mask=torch.ones_like(X[:1]), **{"generation_config": LONG} | given)
+
+
+def test_drafts_end_where_the_routes_do():
+    """The shipped model repeats its prompt, so that drafts copied from it would go beyond the last route."""
+    lm = model.load("data/duo-tiny")
+    prompt = torch.tensor([lm.tokenizer("The function returns a list of all the").input_ids * 2])
+    way = {"attention_mask": torch.ones_like(prompt), "max_new_tokens": 12, "do_sample": False, "pad_token_id": 0}
+    way |= {"eos_token_id": None, "duo_routes": RandomPolicy(0.4, 0.4, 0.2, seed=3).routes(1, prompt.shape[1] + 12, 12)}
+    plain, drafted = (lm.model.generate(prompt, **way, **more) for more in ({}, {"prompt_lookup_num_tokens": 4}))
+    assert torch.equal(plain, drafted)
 
 
 def printed(code, path):
@@ -380,13 +392,12 @@ def test_the_auto_classes_know_duo_folders_once_duoviz_is_imported(first, tmp_pa
     assert printed(code, tmp_path) == [str(first != "duoviz"), "DuoLlamaConfig", "DuoLlamaForCausalLM"]
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")  # peft asks for it
 def test_virtual_tokens_of_prefix_tuning_have_no_routes():
     """Routes count from the first token of the text, at once and in steps."""
     lm, given = tiny_model(), RandomPolicy(0.4, 0.3, 0.3, seed=3).routes(3, 20, 4)
     prefix = PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")
-        tuned = get_peft_model(lm.model, prefix).eval()
+    tuned = get_peft_model(lm.model, prefix).eval()
     torch.nn.init.normal_(tuned.prompt_encoder.default.embedding.weight)
     way = {"attention_mask": torch.ones_like(X), "max_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
     told = {"eos_token_id": None, "return_dict_in_generate": True, "output_logits": True}

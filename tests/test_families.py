@@ -30,6 +30,7 @@ from duoviz.routes import BIG, SKIP, SMALL
 logging.set_verbosity_error()
 logging.disable_progress_bar()
 README = Path(__file__).resolve().parents[1] / "README.md"
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")  # peft asks for it
 IDS = np.random.default_rng(0).integers(0, 61, (3, 12))
 X = torch.from_numpy(IDS)
 MIXED = RandomPolicy(0.4, 0.3, 0.3, seed=3).routes(3, 12, 3).numpy()
@@ -71,7 +72,6 @@ def all_big_is_the_dense_model(name, folder):
 
 
 def trie_equals_brute_force(name, folder):
-    near = {"atol": 1e-5, "rtol": 1e-5}  # losses of 5 nats differ by 1.1e-5 with other kernels
     for scope in ("ffn", "block"):
         lm, space = duo(name, folder / scope, scope), routes.Space(3, "-SB")
         texts, position = 2, 8
@@ -80,7 +80,7 @@ def trie_equals_brute_force(name, folder):
         every = np.broadcast_to(routes.from_text("BSB"), (space.count(), 11, 3)).copy()
         every[:, position] = space.enumerate()
         brute = lm.score(np.repeat(ids[1:], space.count(), 0), every)[:, position]
-        np.testing.assert_allclose(land, brute, **near)
+        np.testing.assert_allclose(land, brute, atol=2e-5)  # nemotron: 1.1e-5 of 4.8 with other kernels
         apart = np.array([0, 1, 1]), np.array([3, 2, 9]), MIXED[0, :3]  # each at its own text and position
         everywhere = np.full((texts, 12, 3), BIG, np.int8)
         branches = branching.Branches(lm, ids, everywhere, width=64)
@@ -95,7 +95,7 @@ def trie_equals_brute_force(name, folder):
         ids = ids[:1, :7]
         uniform = oracle.search(lm, ids, space, context="uniform")
         alone = np.stack([lm.score(ids, route) for route in space.enumerate()]).min(0)
-        np.testing.assert_allclose(uniform.loss_nats, alone, **near)
+        np.testing.assert_allclose(uniform.loss_nats, alone, atol=1e-5)
 
 
 def skip_leaves_out_what_it_says(name, folder):
@@ -185,9 +185,7 @@ def adapters_on_every_linear(name, folder):
     linears = sum(isinstance(module, torch.nn.Linear | Conv1D) for module in lm.model.modules())
     conv = name == "gpt2"
     wanted = LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False, fan_in_fan_out=conv)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")
-        adapted = get_peft_model(lm.model, wanted)
+    adapted = get_peft_model(lm.model, wanted)
     assert sum(own.endswith("lora_A.default") for own, _ in adapted.named_modules()) == linears - 1  # not the head
     adapted(X, labels=X, duo_routes="BSB").loss.backward()
     adapted.eval()
@@ -196,9 +194,7 @@ def adapters_on_every_linear(name, folder):
     found = oracle.search(lm, IDS[:2, :8], space, context="committed")
     assert found.replay_error < 1e-4
     adapted.save_pretrained(folder / "adapter")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")
-        again = PeftModel.from_pretrained(duo(name, folder).model, folder / "adapter").get_base_model()
+    again = PeftModel.from_pretrained(duo(name, folder).model, folder / "adapter").get_base_model()
     np.testing.assert_allclose(model.LanguageModel(again).score(IDS, "BSB"), scored, atol=1e-5)
     merged = model.LanguageModel(adapted.merge_and_unload())
     np.testing.assert_allclose(merged.score(IDS, "BSB"), scored, atol=1e-4)
@@ -223,7 +219,12 @@ def saved_models_open_as_duo_and_as_dense(name, folder):
     skipped = model.load(stored(name, folder), choices="-B")
     skipped.model.save_pretrained(folder / "again")
     assert not any(".small." in weight for weight in load_file(folder / "again" / "model.safetensors"))
-    assert model.load(folder / "again", choices="-B").fingerprint == skipped.fingerprint
+    fingerprint = skipped.fingerprint
+    assert model.load(folder / "again", choices="-B").fingerprint == fingerprint
+    for own, parameter in skipped.model.named_parameters():
+        if ".small." in own:  # which only holds the place
+            torch.nn.init.ones_(parameter)
+    assert skipped.fingerprint == fingerprint
     for again in (copy.deepcopy(lm.model), pickle.loads(pickle.dumps(lm.model))):
         assert torch.equal(again(X, duo_routes=chosen).logits, wanted[chosen])
 

@@ -33,22 +33,20 @@ def test_every_notebook_runs_with_other_parameters(built):
     assert (out / "index.html").stat().st_size < 10_000 + index.MOST_BYTES * len(pages)
 
 
-@pytest.mark.parametrize(
-    ("family", "layers", "shown_are", "absent"), [("qwen3", 4, "12578", "15"), ("gpt2", 15, "12345678", "157")]
-)
-def test_a_strangers_dense_model_gets_the_notebooks_that_apply(family, layers, shown_are, absent, tmp_path):
+@pytest.mark.parametrize(("family", "layers", "absent"), [("qwen3", 4, "15"), ("gpt2", 15, "157")])
+def test_a_strangers_dense_model_gets_the_notebooks_that_apply(family, layers, absent, tmp_path):
     """Also one whose routes are too many to enumerate."""
     dense = dense_model(family, layers=layers, vocab=4096, context=128)
     dense.save_pretrained(tmp_path / "own", max_shard_size="200kB")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(SHIPPED / name, tmp_path / "own")
-    given = ["--only", ",".join(shown_are), "-p", "documents=1", "-p", "length=4", "-p", "context=reference:big"]
+    given = ["-p", "documents=1", "-p", "length=4", "-p", "context=reference:big"]
     done = CliRunner().invoke(app, ["report", "--model", str(tmp_path / "own"), "--out", str(tmp_path / "out"), *given])
     assert done.exit_code == 0, done.output
     shown = (tmp_path / "out" / "index.html").read_text()
     for path in report.notebooks():
         number = path.stem.partition("-")[0]
-        assert (tmp_path / "out" / f"{path.stem}.html").exists() == (number in shown_are and number not in absent)
+        assert (tmp_path / "out" / f"{path.stem}.html").exists() == (number not in absent)
     assert shown.count("does not apply: ") == len(absent)
     assert "own is a dense model, without small FFNs" in shown
     assert ("2^15 routes are too many to look at each" in shown) == (layers == 15)

@@ -28,7 +28,7 @@ from .. import routes as routes_
 from ..families import FAMILIES, Family, family
 from ..routes import SMALL
 from .config import DuoConfig
-from .generation import RoutedGeneration, cached
+from .generation import RoutedGeneration, cached, only_one
 from .policy import RandomPolicy
 from .routing import SCOPE, DuoFFN, DuoLayer, GivenRoutes, LearnedRoutes, PostNorm, Routing
 
@@ -71,6 +71,11 @@ class DuoCausalLM(RoutedGeneration, PreTrainedModel if TYPE_CHECKING else nn.Mod
     @classmethod
     def _can_set_experts_implementation(cls) -> bool:  # found by reading the source of the class's module: the family's
         return cls.family.causal_lm._can_set_experts_implementation()
+
+    @property
+    def decoder_layers(self) -> nn.ModuleList:
+        """The decoder layers, in order."""
+        return attrgetter(self.family.layers)(self)
 
     @property
     def final_norm(self) -> nn.Module:
@@ -143,8 +148,7 @@ class DuoCausalLM(RoutedGeneration, PreTrainedModel if TYPE_CHECKING else nn.Mod
         router: Any,
     ) -> Routing | None:
         """What a forward pass does, over so many tokens after those that `begun` says are cached."""
-        if sum(way is not None for way in (routes, policy, router)) > 1:
-            raise ValueError("give one of duo_routes, duo_policy and duo_router, not several")
+        only_one(routes, policy, router)
         if router is not None:
             if SMALL in router.choices and not self.has_small:
                 raise ValueError("a router that chooses small: this is a dense model, without small FFNs")

@@ -29,11 +29,6 @@ class RoutedGeneration(PreTrainedModel if TYPE_CHECKING else object):  # type: i
     family: Family
     generation_config: Any
 
-    @property
-    def decoder_layers(self) -> nn.ModuleList:
-        """The decoder layers, in order."""
-        return attrgetter(self.family.layers)(self)
-
     def generate(
         self, inputs: Tensor | None = None, *args: Any, assistant_routes: Routes | None = None, **kwargs: Any
     ) -> Any:
@@ -56,8 +51,7 @@ class RoutedGeneration(PreTrainedModel if TYPE_CHECKING else object):  # type: i
         given = (inputs, kwargs.get("input_ids"), kwargs.get("inputs_embeds"))
         prompt = next((text for text in given if text is not None), torch.zeros(1, 0, dtype=torch.long))
         policy, routes = kwargs.pop("duo_policy", None), kwargs.pop("duo_routes", None)
-        if policy is not None and routes is not None:
-            raise ValueError("give one of duo_routes and duo_policy, not both")
+        only_one(routes, policy, kwargs.get("duo_router"))
         if policy is not None:
             more = self.config.max_position_embeddings - prompt.shape[1]
             routes = self._drawn(policy, prompt, kwargs.get("attention_mask"), more=max(0, more))
@@ -66,8 +60,6 @@ class RoutedGeneration(PreTrainedModel if TYPE_CHECKING else object):  # type: i
         if routes is not None:
             kwargs["duo_routes"] = routes.to(prompt.device)
         if assistant_routes is not None:
-            if kwargs.get("prompt_lookup_num_tokens") is not None:
-                raise ValueError("assistant_routes with prompt lookup: its drafts are copied from the prompt")
             assistant = kwargs.get("assistant_model") or self
             if not isinstance(assistant, RoutedGeneration):
                 raise ValueError(
@@ -124,11 +116,14 @@ class RoutedGeneration(PreTrainedModel if TYPE_CHECKING else object):  # type: i
         made = super()._get_candidate_generator(
             generation_config=generation_config, model_kwargs=handed_on, assistant_model=assistant_model, **kwargs
         )
-        if isinstance(made, AssistedCandidateGenerator) and drafting is not None:
+        assisted = isinstance(made, AssistedCandidateGenerator)
+        if drafting is not None:
+            if not assisted:
+                raise ValueError("assistant_routes, but no assistant: prompt lookup copies its drafts from the prompt")
             made.assistant_kwargs["duo_routes"] = drafting.to(assistant_model.device)
         ends = [given.shape[1] for given in (routes, drafting) if given is not None and given.shape[1] > 1]
         if ends:
-            if isinstance(made, AssistedCandidateGenerator):  # a draft has one token less than the text may have
+            if assisted:  # a draft has one token less than the text may have
                 made.main_model_max_length = min(made.main_model_max_length, *ends)
             made.get_candidates = _shortened(made.get_candidates, min(ends))
         return made
@@ -153,8 +148,8 @@ class RoutedGeneration(PreTrainedModel if TYPE_CHECKING else object):  # type: i
             routes: int8 `[1, token or 1, layer]`.
             layers: how many of the layers it has; all of them if None.
         """
-        made, config = copy.copy(self), copy.copy(self.config)
-        config.num_hidden_layers = len(self.decoder_layers[:layers])
+        made, config, kept = copy.copy(self), copy.copy(self.config), attrgetter(self.family.layers)(self)[:layers]
+        config.num_hidden_layers = len(kept)
         made.config, made.draft_routes = config, None if routes is None else routes[..., :layers]
         made.generation_config = copy.deepcopy(self.generation_config)  # transformers writes into an assistant's
         holder, *names, last = made, *self.family.layers.split(".")
@@ -163,7 +158,7 @@ class RoutedGeneration(PreTrainedModel if TYPE_CHECKING else object):  # type: i
             part.config = config
             holder._modules = {**holder._modules, name: part}
             holder = part
-        holder._modules = {**holder._modules, last: self.decoder_layers[:layers]}
+        holder._modules = {**holder._modules, last: kept}
         return made
 
 
@@ -199,6 +194,12 @@ class _Unconditional:
             routes = routes[:, stop - ids.shape[1] : stop]
         routes = routes.repeat_interleave(len(ids) // len(routes), 0)  # beams
         return self.model(ids, past_key_values=past_key_values, duo_routes=routes, **kwargs)
+
+
+def only_one(*ways: object) -> None:
+    """Refuse several of the ways to choose routes (given ones, a policy, a router)."""
+    if sum(way is not None for way in ways) > 1:
+        raise ValueError("give one of duo_routes, duo_policy and duo_router, not several")
 
 
 def cached(cache: Any) -> int:
