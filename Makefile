@@ -16,7 +16,7 @@ lint: $(READY)  ## style and types
 	@$(BIN)/mypy
 
 test: lint $(EVAL)  ## lint and the whole test suite, two halves of it at once
-	@OMP_NUM_THREADS=1 $(MAKE) --no-print-directory --jobs=2 unit pages
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(MAKE) --no-print-directory --jobs=2 unit pages
 
 unit: $(READY) $(EVAL)
 	@echo "tests"
