@@ -15,8 +15,8 @@ lint: $(READY)  ## style and types
 	@$(BIN)/ruff format --quiet --check .
 	@$(BIN)/mypy
 
-test: lint $(EVAL)  ## lint and the whole test suite, two halves of it at once
-	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(MAKE) --no-print-directory --jobs=2 unit pages
+test: lint $(EVAL)  ## lint and the whole test suite, two halves of it at once (one after the other if OMP_NUM_THREADS asks for more)
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(MAKE) --no-print-directory --jobs=$(if $(filter-out 1,$(OMP_NUM_THREADS)),1,2) unit pages
 
 unit: $(READY) $(EVAL)
 	@echo "tests"

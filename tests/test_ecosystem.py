@@ -356,9 +356,9 @@ def test_drafts_end_where_the_routes_do():
     assert torch.equal(plain, drafted)
 
 
-def printed(code, path):
+def printed(code, path, *words):
     """Words that a fresh Python process prints."""
-    done = subprocess.run([sys.executable, "-c", code, path], check=False, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code, path, *words], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout.split()
 
@@ -390,6 +390,37 @@ def test_the_auto_classes_know_duo_folders_once_duoviz_is_imported(first, tmp_pa
         "print(type(AutoModelForCausalLM.from_pretrained(sys.argv[1])).__name__)"
     )
     assert printed(code, tmp_path) == [str(first != "duoviz"), "DuoLlamaConfig", "DuoLlamaForCausalLM"]
+
+
+WITHOUT = """
+import sys
+from transformers import AutoModelForCausalLM
+
+class Nowhere:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name == "duoviz" and "missing" in sys.argv:
+            raise ModuleNotFoundError("No module named 'duoviz'")
+
+sys.meta_path.insert(0, Nowhere)
+try:
+    made = AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code="trusted" in sys.argv)
+    made.save_pretrained(sys.argv[1] + "-again")
+    print(type(made).__name__)
+except (ValueError, ImportError) as error:
+    print(error)
+"""
+
+
+def test_without_duoviz_the_auto_classes_say_how_to_open_a_duo_folder(tmp_path, monkeypatch):
+    """It is imported by the module that lies in the folder; a second saving writes that module and no source of ours."""
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+    folder = tmp_path / "duo"
+    tiny_model().model.save_pretrained(folder)
+    assert "trust_remote_code=True" in " ".join(printed(WITHOUT, folder))
+    assert printed(WITHOUT, folder, "trusted") == ["DuoLlamaForCausalLM"]
+    assert {path.name for path in tmp_path.glob("duo-again/*.py")} == {"duoviz_model.py"}
+    assert "pip install duoviz" in " ".join(printed(WITHOUT, folder, "trusted", "missing"))
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")  # peft asks for it

@@ -215,6 +215,10 @@ def saved_models_open_as_duo_and_as_dense(name, folder):
         dense = FAMILIES[name].causal_lm.from_pretrained(folder / "duo")
         torch.testing.assert_close(dense(X).logits, wanted[None], atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(lm.model.dense()(X).logits, wanted[None], atol=1e-5, rtol=1e-5)
+    dense.save_pretrained(folder / "dense-again")
+    torch.testing.assert_close(
+        model.load(folder / "dense-again", choices="-B").model(X).logits, wanted[None], atol=1e-5, rtol=1e-5
+    )
     assert type(AutoModelForCausalLM.from_pretrained(folder / "duo")) is type(lm.model)
     skipped = model.load(stored(name, folder), choices="-B")
     skipped.model.save_pretrained(folder / "again")

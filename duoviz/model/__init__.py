@@ -18,7 +18,7 @@ What of that ecosystem is held by tests (`tests/test_ecosystem.py`, `test_famili
 | gradient checkpointing | yes; reentrant with a router in training is refused |
 | `save_pretrained`, the dense class on a Duo folder, deepcopy | yes |
 | pickle, `torch.save` of a whole model, spawned processes | yes, also where no model of its family was built before |
-| Auto classes | know Duo folders once `duoviz` is imported; without it, their error names only the model type |
+| Auto classes | know Duo folders once `duoviz` is imported; else `trust_remote_code=True` imports it, or names it |
 | FSDP2, bfloat16, float16, device maps, `Trainer` with resume | yes |
 | `torch.compile` | Llama with given and random routes |
 | a route in another form, a misspelt `duo_` argument, small on a dense model | taken, or refused in one line |

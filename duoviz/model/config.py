@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from os import PathLike
+from pathlib import Path
+from typing import Any, ClassVar
 
 from transformers import PretrainedConfig
 
 from .routing import ATTENTION
 
 SKIP_SCOPES = ("ffn", "block")
+
+MODULE = "duoviz_model"
+"""The module in the folder of a Duo model by which transformers, where nobody has imported this package, finds it with
+`trust_remote_code=True`, or says that it is missing."""
 
 
 class DuoConfig(PretrainedConfig):
@@ -20,6 +26,7 @@ class DuoConfig(PretrainedConfig):
             still projected from the untouched residual, so that later tokens can attend to it.
     """
 
+    causal_lm: ClassVar[str]
     small_intermediate_size: int = 32
     skip_scope: str = "ffn"
 
@@ -33,8 +40,21 @@ class DuoConfig(PretrainedConfig):
         PretrainedConfig._attn_implementation.fset(self, value)  # type: ignore[attr-defined]
 
     def __post_init__(self, **kwargs: Any) -> None:
-        super().__post_init__(**kwargs)
+        kinds = {"AutoConfig": type(self).__name__, "AutoModelForCausalLM": self.causal_lm}
+        super().__post_init__(**kwargs | {"auto_map": {kind: f"{MODULE}.{name}" for kind, name in kinds.items()}})
         if self.skip_scope not in SKIP_SCOPES:
             raise ValueError(f"skip_scope {self.skip_scope!r}: allowed are {SKIP_SCOPES}")
         if self.small_intermediate_size < 1:
             raise ValueError(f"small_intermediate_size {self.small_intermediate_size}: at least 1 is needed")
+
+    def save_pretrained(self, save_directory: str | PathLike[Any], *args: Any, **kwargs: Any) -> None:
+        """`save_pretrained` of transformers, and the module that leads it to this package."""
+        said = "A Duo model: import duoviz and it is opened as any other model, with AutoModelForCausalLM for example."
+        names = f"from duoviz.model.duo import {type(self).__name__}, {self.causal_lm}  # noqa: F401"
+        Path(save_directory).mkdir(parents=True, exist_ok=True)
+        (Path(save_directory) / f"{MODULE}.py").write_text(f'"""{said}"""\n\n{names}\n', encoding="utf-8")
+        super().save_pretrained(save_directory, *args, **kwargs)
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: str = "AutoConfig") -> None:
+        """Nothing: transformers would copy the source of this package into every folder that is saved."""

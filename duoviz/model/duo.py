@@ -84,7 +84,7 @@ class DuoCausalLM(RoutedGeneration, PreTrainedModel if TYPE_CHECKING else nn.Mod
 
     def dense(self) -> PreTrainedModel:
         """The dense model of the family with the big FFNs: equal to all big."""
-        own = ("small_intermediate_size", "skip_scope", "model_type", "architectures")
+        own = ("small_intermediate_size", "skip_scope", "model_type", "architectures", "auto_map")
         fields = {name: value for name, value in self.config.to_dict().items() if name not in own}
         head, embeddings = self.get_output_embeddings(), self.get_input_embeddings()
         # a checkpoint may know better than its configuration
@@ -93,6 +93,10 @@ class DuoCausalLM(RoutedGeneration, PreTrainedModel if TYPE_CHECKING else nn.Mod
         dense.load_state_dict({k: v for k, v in self.state_dict().items() if ".small." not in k})
         dense.generation_config = copy.deepcopy(self.generation_config)
         return dense.eval()
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: str = "AutoModel") -> None:
+        """Nothing, as for the configuration."""
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> Any:
         """`save_pretrained` of transformers; a dense model whose layers can be skipped is written as the dense model."""
@@ -272,7 +276,8 @@ def __getattr__(name: str) -> type:
 def _classes(family: Family) -> tuple[type[DuoConfig], type[DuoCausalLM]]:
     """The Duo configuration and causal LM of one family."""
     name = family.causal_lm.__name__
-    config = type("Duo" + family.config.__name__, (DuoConfig, family.config), {"model_type": f"duo_{family.name}"})
+    said = {"model_type": f"duo_{family.name}", "causal_lm": "Duo" + name}
+    config = type("Duo" + family.config.__name__, (DuoConfig, family.config), said)
     no_split = ["Duo" + layer for layer in family.causal_lm._no_split_modules or ()]
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:

@@ -32,7 +32,7 @@ Text = Tokens | np.ndarray | str | list[str] | tuple[str, ...]
 _TURN = threading.Lock()
 _DEFAULTS: list[torch.dtype] = []
 """The default dtype that each call `as_it_is` has found, the first of those at work first: it is one for all threads."""
-_NOT_THE_MODEL = ("_name_or_path", "architectures", "dtype", "transformers_version", "use_cache")
+_NOT_THE_MODEL = ("_name_or_path", "architectures", "auto_map", "dtype", "transformers_version", "use_cache")
 """Fields of a configuration that say how a model was stored or is run, not what it is."""
 
 

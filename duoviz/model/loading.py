@@ -132,7 +132,7 @@ def configuration(path: Path | str) -> PretrainedConfig:
             f"{path} holds no config.json, or one that says nothing: it is not the folder of a model"
         )
     entry = family(str(fields.get("model_type", "")))
-    if fields.get("auto_map"):
+    if fields.get("auto_map") and fields["model_type"] == entry.name:  # not one of ours
         LOG.warning("%s: the code it names (auto_map) is not run; it is read as %s of transformers", path, entry.name)
     quantised = fields.get("quantization_config")
     if quantised and not is_gguf(path):
@@ -145,7 +145,7 @@ def configuration(path: Path | str) -> PretrainedConfig:
     except (StrictDataclassError, ValueError, TypeError, LookupError) as error:
         raise ValueError(f"{path}: its config.json is that of no {entry.name} model ({error!r})") from error
     for field in ("auto_map", "quantization_config"):  # not of the model that is made
-        if hasattr(config, field):
+        if hasattr(config, field) and not isinstance(config, DuoConfig):
             delattr(config, field)
     if why := entry.lacks(config):
         raise ValueError(f"{path}: this {entry.name} model cannot be a Duo model: {why}")
