@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from errno import EPIPE
 from functools import wraps
 from pathlib import Path
 
@@ -258,6 +259,17 @@ def test_ctrl_c_ends_in_one_line_that_says_how_to_go_on(tmp_path, monkeypatch):
     result = CliRunner().invoke(app, ["oracle", "--documents", "1", "--length", "8", "--out", str(tmp_path / "x")])
     assert result.exit_code == 130
     assert f"stopped: finished batches of texts are kept in {tmp_path / 'x'}; repeat the command" in result.stderr
+
+
+def test_a_reader_that_has_seen_enough_ends_a_command_in_silence(monkeypatch):
+    """`head`, for example."""
+
+    def unread(*args, **kwargs):
+        raise BrokenPipeError(EPIPE, "Broken pipe")
+
+    monkeypatch.setattr("duoviz.model.load", unread)
+    result = CliRunner().invoke(app, ["score", "--text", "seen enough"])
+    assert (result.exit_code, result.output) == (1, "")
 
 
 def test_a_dry_run_says_what_a_search_takes_and_does_nothing(tmp_path, monkeypatch):

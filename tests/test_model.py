@@ -435,6 +435,12 @@ def test_a_configuration_that_cannot_be_read_is_named(lm, tmp_path, fields, erro
         model.load(tmp_path)
 
 
+def test_the_folder_of_a_training_run_names_the_model_in_it(lm, tmp_path):
+    lm.model.save_pretrained(tmp_path / "model")
+    with pytest.raises(FileNotFoundError, match=r"there is one in .*model$"):
+        model.load(tmp_path)
+
+
 @pytest.mark.parametrize("text", ["{", '{"version": "1.0"}'])
 def test_a_tokenizer_that_cannot_be_read_is_named(lm, tmp_path, text):
     lm.model.save_pretrained(tmp_path)

@@ -48,6 +48,8 @@ def command(kept: str) -> Callable[[Callable], Callable]:
         def run(*args: Any, **kwargs: Any) -> None:
             try:
                 function(*args, **kwargs)
+            except BrokenPipeError:  # a reader of the output that has seen enough, such as head; typer ends in silence
+                raise
             except (ValueError, OSError) as error:
                 typer.secho(f"error: {error}", fg="red", err=True)
                 raise typer.Exit(2) from error

@@ -128,8 +128,10 @@ def configuration(path: Path | str) -> PretrainedConfig:
     path = places.found(path)
     fields = _gguf_fields(str(path)) if is_gguf(path) else PretrainedConfig.get_config_dict(_place(path)["path"])[0]
     if not fields or not isinstance(fields, dict):
+        inside = Path(path) / "model"  # of a training run
+        hint = f"; there is one in {inside}" if (inside / "config.json").exists() else ""
         raise FileNotFoundError(
-            f"{path} holds no config.json, or one that says nothing: it is not the folder of a model"
+            f"{path} holds no config.json, or one that says nothing: it is not the folder of a model{hint}"
         )
     entry = family(str(fields.get("model_type", "")))
     if fields.get("auto_map") and fields["model_type"] == entry.name:  # not one of ours

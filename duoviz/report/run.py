@@ -81,7 +81,7 @@ def build(
     for page in pages.values():
         say(f"{page.name} does not apply: {page.absent}")
     asked = {path: {name: value for name, value in parameters.items() if name in defaults[path]} for path in running}
-    say(f"running {len(running)} notebooks, {AT_ONCE} at a time")
+    say(f"running {len(running)} {'notebook' if len(running) == 1 else f'notebooks, {AT_ONCE} at a time'}")
     others = set(psutil.Process().children(recursive=True))
     with _environment(fresh=fresh), ThreadPoolExecutor(AT_ONCE) as pool:
         waiting = {
