@@ -23,7 +23,7 @@ SHORT = "def add(a, b):\n    return a + b\n"
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    return Study(documents=2, length=16, sources=(SOURCE,), results=tmp_path_factory.mktemp("results"))
+    return Study(documents=2, length=10, sources=(SOURCE,), results=tmp_path_factory.mktemp("results"))
 
 
 @pytest.fixture(params=["reference:big", "committed"])
@@ -102,7 +102,7 @@ def test_routes_are_changed_and_changed_back(inspector):
     effect = inspector.table()["effect_nats"].to_numpy()
     assert effect[: inspector.position] == pytest.approx(0)
     assert effect[inspector.position] != 0
-    np.testing.assert_allclose(inspector.effect(), effect[:15])
+    np.testing.assert_allclose(inspector.effect(), effect[:9])
     assert (inspector.table()["small_nats"] == table["small_nats"]).all()
     inspector.use("small", everywhere=True)
     assert (inspector.routes("yours") == 1).all()
@@ -135,7 +135,7 @@ def test_selection(inspector):
     inspector.step(1)
     assert (inspector.token, inspector.position) == (7, 6)
     inspector.step(100)
-    assert inspector.token == 15
+    assert inspector.token == 9
     inspector.step(-100)
     assert inspector.token == 1
     inspector.select(document=1)
@@ -146,7 +146,7 @@ def test_selection(inspector):
     assert inspector.values()[inspector.token] == np.nanmax(inspector.values())
     inspector.release()
     for call, message in (
-        (lambda: inspector.select(token=16), "token 16: there are 1..15"),
+        (lambda: inspector.select(token=10), "token 10: there are 1..9"),
         (lambda: inspector.select(document=2), "document 2: there are 0..1"),
         (lambda: inspector.select(layer=12), "layer 12: there are 0..11"),
         (inspector.cycle, "no layer is selected"),
@@ -169,7 +169,7 @@ def test_a_pinned_view_is_compared_with(inspector, study):
     np.testing.assert_allclose(inspector.values(), _difficulty(inspector, 6) - before)
     assert inspector.panels == (*labels, *(f"A: {name}" for name in labels))
     inspector.left, inspector.right = "A: oracle", "oracle"
-    assert (inspector.routes("A: oracle") == 2).sum() == 15 * 3
+    assert (inspector.routes("A: oracle") == 2).sum() == 9 * 3
     assert 0 < inspector.agreement() < 1
     assert set(inspector.usage()["policy"]) == {"A: oracle", "oracle"}
     inspector.analyse(inspector.ask(text=SHORT, context="reference:big"))
@@ -359,15 +359,16 @@ def test_every_control_moves_the_state_and_what_is_shown(view):
     assert "less A" in view.chips.meaning
     control["unpin"].click()
     assert not control["against_pin"].value
+    for context in ("committed", "reference:big"):
+        control["context"].value = context
+        view.work.wait()
+        assert inspector.question.context == context
     control["searched"].value = "-B"
     view.work.wait()
     assert inspector.question.choices == "-B"
     control["scope"].value = "block"
     view.work.wait()
     assert inspector.question.skip_scope == "block"
-    control["context"].value = "committed"
-    view.work.wait()
-    assert inspector.question.context == "committed"
 
 
 def test_a_click_in_another_thread_waits_for_its_turn(view):
@@ -408,7 +409,7 @@ def test_keys_and_clicks_of_the_browser(view):
     view.plots["routes"]._handle_custom_msg({"x": 8, "y": 11}, [])
     assert (inspector.token, inspector.layer) == (9, 11)
     send({"token": 0}, [])
-    assert inspector.status == "ValueError: token 0: there are 1..15"
+    assert inspector.status == "ValueError: token 0: there are 1..9"
 
 
 def test_an_analysis_can_be_watched_and_cancelled(view):
@@ -514,7 +515,7 @@ def test_slices_usage_and_statistics_are_the_tables(inspector):
     usage = inspector.usage().set_index(["policy", "layer"])
     both = np.concatenate([inspector.routes("oracle", number) for number in range(2)])
     np.testing.assert_allclose(usage.loc["oracle", "share"], (both == 2).mean(0))
-    assert (usage["n"] == 30).all()
+    assert (usage["n"] == 2 * 9).all()
     spread = frames.spread(inspector.landscape())
     assert spread["routes"].tolist() == [1, 12, 66, 220, 495, 792, 924, 792, 495, 220, 66, 12, 1]
     drawn = inspector.landscape_figure()
