@@ -12,10 +12,10 @@ from duoviz.routes import BIG, SKIP, Space, by_big
 SPACES = [Space(6), Space(6, "SB", big=2), Space(6, "-SB", big="<=2", skip=1), Space(6, "-B", skip="<=3")]
 
 
-def landscape(space, questions=5, seed=0):
-    """Losses that any route of the choices has, and the least of each question in the space."""
+def landscape(space, questions=5, seed=0, pairs=1.0):
+    """Losses that any route of the choices has, of layers and pairs of layers, and the least of each question in the space."""
     draw = np.random.default_rng(seed)
-    alone, pairs = draw.normal(size=(questions, 6, 3)), draw.normal(size=(questions, 6, 3, 6, 3)) / 6
+    alone, pairs = draw.normal(size=(questions, 6, 3)), draw.normal(size=(questions, 6, 3, 6, 3)) * pairs / 6
 
     def score(asked, routes):
         layers = np.arange(6)
@@ -30,7 +30,7 @@ def landscape(space, questions=5, seed=0):
 
 def run(name, number, space, score, questions=5):
     tried = Tried(score, space.layers)
-    answer([METHODS[name].search(space, np.arange(questions), number, np.random.default_rng(0))], tried)
+    answer(METHODS[name].searches([space], [np.random.default_rng(0)], np.arange(questions), number), tried)
     routes, margin = tried.best(space, np.arange(questions))
     assert space.contains(routes).all()
     assert (margin >= 0).all()
@@ -38,7 +38,9 @@ def run(name, number, space, score, questions=5):
 
 
 @pytest.mark.parametrize("space", SPACES, ids=str)
-@pytest.mark.parametrize(("name", "number"), [("descent", 0), ("beam", 4), ("mcts", 30), ("surrogate", 20)])
+@pytest.mark.parametrize(
+    ("name", "number"), [("descent", 0), ("beam", 4), ("mcts", 30), ("surrogate", 20), ("paths", 1)]
+)
 def test_no_method_is_better_than_exact_or_leaves_the_space(space, name, number):
     score, least = landscape(space)
     found, tried = run(name, number, space, score)
@@ -49,10 +51,30 @@ def test_no_method_is_better_than_exact_or_leaves_the_space(space, name, number)
 
 
 @pytest.mark.parametrize("space", SPACES, ids=str)
-@pytest.mark.parametrize(("name", "number"), [("beam", 3**6), ("descent", 200), ("mcts", 5000)])
+@pytest.mark.parametrize(("name", "number"), [("beam", 3**6), ("descent", 200), ("mcts", 5000), ("paths", 3**6)])
 def test_with_enough_effort_every_method_is_exact(space, name, number):
     score, least = landscape(space)
     np.testing.assert_allclose(run(name, number, space, score)[0], least)
+
+
+@pytest.mark.parametrize("choices", ["SB", "-B", "-SB"])
+@pytest.mark.parametrize("pairs", [0.0, 1.0])
+def test_paths_answer_every_budget_of_an_additive_landscape_at_once(choices, pairs):
+    """Exactly, by no more than the two ways there and back; with pairs of layers, more routes of a step help."""
+    spaces, questions = by_big(6, choices), np.arange(20)
+    score, _ = landscape(spaces[0], questions=20, pairs=pairs)
+    least = np.array([[score(np.full(s.count(), q), s.enumerate()).min() for q in questions] for s in spaces])
+    regrets = []
+    for number in (1, 4):
+        tried = Tried(score, 6)
+        answer(METHODS["paths"].searches(spaces, [np.random.default_rng(0)] * 7, questions, number), tried)
+        found = np.array([score(questions, tried.best(space, questions)[0]) for space in spaces])
+        regrets.append((found - least).mean())
+    if pairs == 0:
+        assert max(regrets) < 1e-12
+    else:
+        assert 0 <= regrets[1] <= regrets[0] < 0.05 * (least.max() - least.min())
+    assert len(tried.losses) < 20 * METHODS["paths"].tries(Space(6, choices), 4)
 
 
 def test_the_surrogate_finds_the_least_of_a_quadratic():
@@ -110,7 +132,7 @@ def test_a_beam_as_wide_as_the_space_equals_the_exhaustive_search(context, choic
         assert wide.replay_error.max() < 1e-4
 
 
-@pytest.mark.parametrize("method", ["descent", "beam-2", "mcts-5", "surrogate-8"])
+@pytest.mark.parametrize("method", ["descent", "beam-2", "mcts-5", "surrogate-8", "paths"])
 @pytest.mark.parametrize("objective", ["nll", "expected", "null:1"])
 def test_methods_on_a_model_are_never_better_than_exact_and_replay(lm, ids, method, objective):
     space = Space(4, "-SB", big=2)
@@ -119,7 +141,7 @@ def test_methods_on_a_model_are_never_better_than_exact_and_replay(lm, ids, meth
     if objective != "expected":  # scored on what it minimises
         assert (found.loss_nats >= exact.loss_nats - 1e-5).all()
     assert space.contains(found.routes).all()
-    assert 0 < found.effort.routes < exact.effort.routes or method == "descent"
+    assert 0 < found.effort.routes < exact.effort.routes or method in ("descent", "paths")
     assert found.effort.flops > 0 < exact.effort.flops
     committed = oracle.search(lm, ids, space, method=method, objective=objective)
     assert committed.replay_error < 1e-4
@@ -138,6 +160,22 @@ def test_budgets_that_change_along_the_text_by_descent(lm, ids):
     spaces = [Space(4, "SB", big=k) for k in (4, 3, 3, 2, 2, 1, 1, 0, 0, 2, 4)]
     found = oracle.search(lm, ids, spaces, method="descent", context="reference:big")
     np.testing.assert_array_equal((found.routes == BIG).sum(-1), np.tile([4, 3, 3, 2, 2, 1, 1, 0, 0, 2, 4], (3, 1)))
+
+
+@pytest.mark.parametrize("context", ["committed", "reference:big"])
+def test_paths_answer_the_budgets_of_a_deep_model(context):
+    """Whose routes are too many to look at: at least as well as descent on the whole, by fewer FLOPs, and replayed."""
+    lm, ids = tiny_model(layers=10), np.random.default_rng(1).integers(0, 61, (1, 4))
+    found, other = (
+        oracle.by_budget(lm, ids, context=context, method=method, setting=oracle.Setting(quiet=True))
+        for method in ("paths", "descent")
+    )
+    assert np.array_equal((found.routes == BIG).sum(-1), np.broadcast_to(np.arange(11)[:, None, None], (11, 1, 3)))
+    if context == "committed":
+        assert found.replay_error.max() < 1e-4
+    else:
+        assert found.loss_nats.mean() < other.loss_nats.mean() + 2e-3
+        assert found.effort.flops < 0.7 * other.effort.flops
 
 
 def test_auto_enumerates_what_is_small_and_says_so(lm, ids, monkeypatch):

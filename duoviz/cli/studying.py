@@ -49,7 +49,9 @@ def oracle(
     ] = "nll",
     method: Annotated[
         str,
-        typer.Option(help="exhaustive, random-K, descent, beam, mcts, surrogate, or auto (see duoviz.oracle.methods)."),
+        typer.Option(
+            help="exhaustive, random-K, descent, beam, mcts, surrogate, paths, or auto (see duoviz.oracle.methods)."
+        ),
     ] = "exhaustive",
     width: Annotated[
         int | None, typer.Option(help="The method's number: width of a beam, simulations, samples, restarts.")

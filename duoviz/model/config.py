@@ -12,6 +12,9 @@ from .routing import ATTENTION
 
 SKIP_SCOPES = ("ffn", "block")
 
+OWN_FIELDS = ("small_intermediate_size", "skip_scope", "model_type", "architectures", "auto_map")
+"""Fields that a dense model's configuration has otherwise or not; those of a Duo folder that the dense class has saved again
+do not mean anything."""
 MODULE = "duoviz_model"
 """The module in the folder of a Duo model by which transformers, where nobody has imported this package, finds it with
 `trust_remote_code=True`, or says that it is missing."""

@@ -27,7 +27,7 @@ from .. import families
 from .. import routes as routes_
 from ..families import FAMILIES, Family, family
 from ..routes import SMALL
-from .config import DuoConfig
+from .config import OWN_FIELDS, DuoConfig
 from .generation import RoutedGeneration, cached, only_one
 from .policy import RandomPolicy
 from .routing import SCOPE, DuoFFN, DuoLayer, GivenRoutes, LearnedRoutes, PostNorm, Routing
@@ -84,8 +84,7 @@ class DuoCausalLM(RoutedGeneration, PreTrainedModel if TYPE_CHECKING else nn.Mod
 
     def dense(self) -> PreTrainedModel:
         """The dense model of the family with the big FFNs: equal to all big."""
-        own = ("small_intermediate_size", "skip_scope", "model_type", "architectures", "auto_map")
-        fields = {name: value for name, value in self.config.to_dict().items() if name not in own}
+        fields = {name: value for name, value in self.config.to_dict().items() if name not in OWN_FIELDS}
         head, embeddings = self.get_output_embeddings(), self.get_input_embeddings()
         # a checkpoint may know better than its configuration
         fields["tie_word_embeddings"] = head.weight is embeddings.weight
@@ -316,7 +315,5 @@ def config_for(dense: PretrainedConfig, *, small_width: int, skip_scope: str = "
         ValueError: an unsupported family.
     """
     duo_config, _ = CLASSES[family(dense.model_type).name]
-    fields = {
-        k: v for k, v in dense.to_dict().items() if k not in ("model_type", "architectures", "transformers_version")
-    }
+    fields = {k: v for k, v in dense.to_dict().items() if k not in (*OWN_FIELDS, "transformers_version")}
     return duo_config(**fields, small_intermediate_size=small_width, skip_scope=skip_scope)

@@ -42,7 +42,8 @@ def estimate_curve(
     """FLOPs of a whole curve over the number of big layers for one objective: one pass for each budget under `committed`,
     one for all of them otherwise."""
     spaces = by_big(lm.layers, choices)
-    if context == "committed" or method != "exhaustive":
+    name = parse(method, spaces[lm.layers // 2])[0]
+    if context == "committed" or (name != "exhaustive" and not (name in METHODS and METHODS[name].together)):
         return estimate(lm, tokens, spaces, context=context, method=method)
     return estimate(lm, tokens, Space(lm.layers, choices), context=context, method=method)
 

@@ -204,7 +204,7 @@ def retraced(
     powers = len(whole.allowed) ** np.arange(whole.layers)[::-1]
     tried = Tried(lambda q, r: flat[q, np.searchsorted(whole.allowed, r) @ powers], whole.layers)
     draws = [np.random.default_rng([seed, place]) for place in range(len(spaces))]
-    answer([METHODS[name].search(space, rows, number, draw) for space, draw in zip(spaces, draws)], tried)
+    answer(METHODS[name].searches(spaces, draws, rows, number), tried)
     every, regret, count = whole.enumerate(), np.full((len(spaces), *known.shape), np.nan), np.full(known.shape, np.nan)
     for place, space in enumerate(spaces):
         best, _ = tried.best(space, rows)

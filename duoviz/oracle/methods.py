@@ -10,8 +10,10 @@ several side by side (one for each budget), joins what they ask, and never evalu
 | `beam-W` | the W best beginnings, each completed by the last route in order (as big as the budget allows) | width |
 | `mcts-N` | Monte-Carlo tree search over the layers, random completions (Dr.LLM, arXiv 2510.12773) | simulations |
 | `surrogate-N` | the best routes of a quadratic function fitted to random ones | random routes; a quarter as many follow |
+| `paths-W` | the best single change from all big to none, and back, until nothing is gained | routes kept at each step |
 
-Neighbours differ in one layer, or, under a budget, also by two layers that exchange their choices.
+`paths` answers all budgets of big layers at once, by some n (n + 1) W routes of n layers. Neighbours differ in one layer, or,
+under a budget, also by two layers that exchange their choices.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int8, Int64
 
-from ..routes import BIG, Space
+from ..routes import BIG, SKIP, Space
 from .leaves import TIE_NATS
 
 Request = tuple[Int64[np.ndarray, " row"], Int8[np.ndarray, "row layer"]]
@@ -95,12 +97,18 @@ def _keys(questions: np.ndarray, routes: np.ndarray) -> np.ndarray:
 
 def answer(searches: Sequence[Search], tried: Tried) -> None:
     """Run searches side by side until all are done; what they found is in `tried`."""
+    together = side_by_side(searches)
+    with suppress(StopIteration):
+        request = next(together)
+        while True:
+            request = together.send(tried(*request))
+
+
+def side_by_side(searches: Sequence[Search]) -> Search:
+    """Several searches as one, which asks what they ask at the same time."""
     asking = [(search, request) for search in searches if (request := next(search, None)) is not None]
     while asking:
-        losses = tried(
-            np.concatenate([questions for _, (questions, _) in asking]),
-            np.concatenate([routes for _, (_, routes) in asking]),
-        )
+        losses = yield _joined([request for _, request in asking])
         sizes = np.cumsum([len(questions) for _, (questions, _) in asking])[:-1]
         going = []
         for (search, _), part in zip(asking, np.split(losses, sizes)):
@@ -136,7 +144,11 @@ def descent(
     """See the module. Under a free budget this is one-flip descent."""
     whole = np.array(space.allowed[::-1][:2], np.int8)[:, None].repeat(space.layers, 1)
     starts = np.concatenate([whole, space.completed(np.zeros((restarts, 0), np.int8), draw)])
-    of, routes = questions.repeat(len(starts)), np.tile(starts, (len(questions), 1))
+    yield from _descend(space, questions.repeat(len(starts)), np.tile(starts, (len(questions), 1)))
+
+
+def _descend(space: Space, of: Int64[np.ndarray, " row"], routes: Int8[np.ndarray, "row layer"]) -> Search:
+    """From each route to the best neighbour, into the space and in it while that is better."""
     inside = space.excess(routes) == 0
     losses = np.full(len(of), np.inf)
     losses[inside] = yield of[inside], routes[inside]
@@ -160,10 +172,83 @@ def beam(space: Space, questions: Int64[np.ndarray, " question"], width: int, dr
         row, choice = space.ways(taken).nonzero()
         of, taken = of[row], np.concatenate([taken[row], allowed[choice][:, None]], axis=1)
         losses = yield of, space.completed(taken)
-        order = np.lexsort((losses, of))
-        of, taken = of[order], taken[order]
-        kept = np.arange(len(of)) - np.searchsorted(of, of) < width
+        kept = _least(of, losses, width)
         of, taken = of[kept], taken[kept]
+
+
+def _least(of: Int64[np.ndarray, " row"], losses: Float[np.ndarray, " row"], width: int) -> Int64[np.ndarray, " kept"]:
+    """The rows of the least losses of each question, as many as `width`; ascending by question, then by loss."""
+    order = np.lexsort((losses, of))
+    return order[np.arange(len(of)) - np.searchsorted(of[order], of[order]) < width]
+
+
+def paths(
+    spaces: Sequence[Space], questions: Int64[np.ndarray, " question"], width: int, draw: np.random.Generator
+) -> Search:
+    """See the module; `spaces` have the same choices. Down from all big, then up from routes without a big layer, again and
+    again until a way there and back has found nothing better: a step there and one back exchange two layers, or change a
+    layer that is not big. Only numbers of big layers that the spaces allow, and one beyond, are gone through again. Spaces
+    that bound skipped layers beside small ones are entered by descent."""
+    layers, (*lesser, most) = spaces[0].layers, spaces[0].allowed
+    whole = np.array(lesser, np.int8)[:, None].repeat(layers, 1)
+    kept: dict[int, tuple[np.ndarray, np.ndarray]] = dict.fromkeys(range(layers + 1), (questions[:0], whole[:0]))
+    kept[0] = questions.repeat(len(whole)), np.tile(whole, (len(questions), 1))
+    kept[layers] = questions, np.full((len(questions), layers), most, np.int8)
+    fewest, largest = zip(*map(_number_big, spaces))
+    low, high, ends = max(0, min(fewest) - 1), min(layers, max(largest) + 1), (0, layers)
+    going, lowest = questions, np.full((layers + 1, len(questions)), np.inf)
+    while len(going):
+        before = lowest.copy()
+        for given, ways in ((lesser, range(ends[1], low - 1, -1)), ([most], range(ends[0], high + 1))):
+            changed = questions[:0], whole[:0]
+            for many in ways:
+                of, routes = _distinct(*_joined([changed, kept[many]]))
+                losses = yield of, routes
+                best = _least(of, losses, width)
+                kept[many] = of, routes = of[best], routes[best]
+                np.minimum.at(lowest[many], np.searchsorted(questions, of), losses[best])
+                here = np.isin(of, going)
+                changed = _one_changed(of[here], routes[here], given)
+        ends, going = (low, high), questions[(lowest < before).any(0)]
+    of, routes = _joined(list(kept.values()))
+    outside = []
+    for space in spaces:
+        excess = space.excess(routes)
+        rank = np.lexsort((excess, of))
+        nearest = rank[np.searchsorted(of[rank], questions)]
+        nearest = nearest[excess[nearest] > 0]
+        outside.append(_descend(space, of[nearest], routes[nearest]))
+    yield from side_by_side(outside)
+
+
+def _joined(requests: Sequence[tuple[np.ndarray, np.ndarray]]) -> Request:
+    """Several requests as one."""
+    return np.concatenate([of for of, _ in requests]), np.concatenate([routes for _, routes in requests])
+
+
+def _distinct(of: Int64[np.ndarray, " row"], routes: Int8[np.ndarray, "row layer"]) -> tuple[np.ndarray, np.ndarray]:
+    """The same rows without repetition."""
+    first = np.unique(_keys(of, routes), return_index=True)[1]
+    return of[first], routes[first]
+
+
+def _one_changed(
+    of: Int64[np.ndarray, " row"], routes: Int8[np.ndarray, "row layer"], given: Sequence[int]
+) -> tuple[Int64[np.ndarray, " changed"], Int8[np.ndarray, "changed layer"]]:
+    """Every way in which one layer gets one of the choices `given`, if it has none of them."""
+    row, layer = (~np.isin(routes, given)).nonzero()
+    row, layer = row.repeat(len(given)), layer.repeat(len(given))
+    changed = routes[row]
+    changed[np.arange(len(row)), layer] = np.tile(np.array(given, np.int8), len(row) // max(1, len(given)))
+    return of[row], changed
+
+
+def _number_big(space: Space) -> tuple[int, int]:
+    """The least and the largest number of layers that make a space's last choice: big, if that is allowed."""
+    big, skip = space.budgets
+    if space.allowed == (SKIP, BIG):
+        return max(big.low, space.layers - skip.high), min(big.high, space.layers - skip.low)
+    return (big.low, big.high) if BIG in space.allowed else (0, space.layers)
 
 
 def mcts(
@@ -250,16 +335,30 @@ class Method:
     """An entry of the table above.
 
     Attributes:
-        search: the generator.
+        search: the generator, over one space; over several where `together`.
         number: the method's number if none is given.
         least: the least that it may be.
         tries: about how many routes a question takes, from the space and the number.
+        together: whether one search answers all spaces of a question.
     """
 
     search: Callable[..., Search]
     number: int
     least: int
     tries: Callable[[Space, int], int]
+    together: bool = False
+
+    def searches(
+        self,
+        spaces: Sequence[Space],
+        draws: Sequence[np.random.Generator],
+        questions: Int64[np.ndarray, " question"],
+        number: int,
+    ) -> list[Search]:
+        """The searches that answer all of some spaces of the same choices for the same questions; each has its own draws."""
+        if self.together:
+            return [self.search(spaces, questions, number, draws[0])]
+        return [self.search(space, questions, number, draw) for space, draw in zip(spaces, draws)]
 
 
 METHODS = {
@@ -267,6 +366,7 @@ METHODS = {
     "beam": Method(beam, 32, 1, lambda space, n: n * space.layers * len(space.allowed)),
     "mcts": Method(mcts, 200, 1, lambda space, n: n),
     "surrogate": Method(surrogate, 160, 4, lambda space, n: n + n // 4),
+    "paths": Method(paths, 1, 1, lambda space, n: n * space.layers**2 * len(space.allowed) // 2, together=True),
 }
 AUTO_EXHAUSTIVE = 20_000
 """Routes up to which `auto` enumerates."""
@@ -287,7 +387,7 @@ def parse(text: str, space: Space) -> tuple[str, int]:
     wrong = (dash or name == "random") and not (number.isdigit() and int(number) >= (least or 0))
     if least is None or wrong:
         raise ValueError(
-            f"method {text!r}: allowed are auto, exhaustive and random-K, for example random-100; descent, beam, mcts and"
-            " surrogate, each with or without a number, for example beam-32"
+            f"method {text!r}: allowed are auto, exhaustive and random-K, for example random-100; descent, beam, mcts,"
+            " surrogate and paths, each with or without a number, for example beam-32"
         )
     return name, int(number) if dash else METHODS[name].number
