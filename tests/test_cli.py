@@ -267,7 +267,7 @@ def test_a_reader_that_has_seen_enough_ends_a_command_in_silence(monkeypatch):
     def unread(*args, **kwargs):
         raise BrokenPipeError(EPIPE, "Broken pipe")
 
-    monkeypatch.setattr("duoviz.model.load", unread)
+    monkeypatch.setattr("duoviz.model.LanguageModel.score", unread)
     result = CliRunner().invoke(app, ["score", "--text", "seen enough"])
     assert (result.exit_code, result.output) == (1, "")
 

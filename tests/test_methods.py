@@ -6,7 +6,8 @@ from conftest import tiny_model
 
 from duoviz import oracle
 from duoviz.oracle import methods
-from duoviz.oracle.methods import METHODS, Tried, answer
+from duoviz.oracle.methods import METHODS
+from duoviz.oracle.tried import Tried, answer
 from duoviz.routes import BIG, SKIP, Space, by_big
 
 SPACES = [Space(6), Space(6, "SB", big=2), Space(6, "-SB", big="<=2", skip=1), Space(6, "-B", skip="<=3")]

@@ -16,9 +16,10 @@ from ..progress import part as part_of
 from ..records import Tokens
 from ..routes import Space
 from .leaves import exact, refuse_nan
-from .methods import METHODS, Tried, answer
+from .methods import METHODS
 from .objectives import Columns, Objective, columns
 from .passes import Best, Way, branches_in, commit
+from .tried import Tried, answer
 
 
 def guided(

@@ -20,9 +20,10 @@ from ..routes import Space
 from .cost import check_cost, estimate
 from .execute import space_trie
 from .leaves import HEAD_ROWS, leaf_losses, refuse_nan
-from .methods import METHODS, Tried, answer, features, parse
+from .methods import METHODS, features, parse
 from .objectives import Objective, columns
 from .passes import WIDTH, Setting, check_space, reference_routes
+from .tried import Tried, answer
 
 
 @undisturbed

@@ -1,8 +1,7 @@
 """Search that does not enumerate: which routes to try next, given the losses of those tried so far.
 
-A *question* is one position of one text; many are searched in lockstep. A method is a generator over a space and some
-questions: it yields the routes that it wants to know, each with its question, and is sent their losses. `answer` runs
-several side by side (one for each budget), joins what they ask, and never evaluates a route of a question twice.
+Many questions (positions of texts) are searched in lockstep, and several searches side by side (one for each budget); see
+`duoviz.oracle.tried`. A method is a search over a space and some questions.
 
 | method | tries | its number |
 |---|---|---|
@@ -18,103 +17,14 @@ under a budget, also by two layers that exchange their choices.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int8, Int64
 
 from ..routes import BIG, SKIP, Space
-from .leaves import TIE_NATS
-
-Request = tuple[Int64[np.ndarray, " row"], Int8[np.ndarray, "row layer"]]
-"""Questions and routes, row by row."""
-Search = Generator[Request, Float[np.ndarray, " row"], None]
-Score = Callable[[Int64[np.ndarray, " row"], Int8[np.ndarray, "row layer"]], Float[np.ndarray, " row"]]
-"""Losses of routes; rows come in ascending order and without repetition."""
-
-
-class Tried:
-    """The routes tried for each question, with their losses; each is scored once.
-
-    Attributes:
-        questions, routes, losses: of all that was tried, ascending by question, then by route.
-    """
-
-    def __init__(self, score: Score, layers: int) -> None:
-        self.score = score
-        self.questions, self.losses = np.zeros(0, np.int64), np.zeros(0)
-        self.routes = np.zeros((0, layers), np.int8)
-        self._keys = _keys(self.questions, self.routes)
-
-    def __call__(
-        self, questions: Int64[np.ndarray, " row"], routes: Int8[np.ndarray, "row layer"]
-    ) -> Float[np.ndarray, " row"]:
-        """Losses of some routes."""
-        keys, first, inverse = np.unique(_keys(questions, routes), return_index=True, return_inverse=True)
-        places = np.searchsorted(self._keys, keys)
-        known = np.zeros(len(keys), bool)
-        inside = places < len(self._keys)
-        known[inside] = self._keys[places[inside]] == keys[inside]
-        new = first[~known]
-        if len(new):
-            at = places[~known]
-            self.losses = np.insert(self.losses, at, self.score(questions[new], routes[new]))
-            self.questions = np.insert(self.questions, at, questions[new])
-            self.routes = np.insert(self.routes, at, routes[new], axis=0)
-            self._keys = np.insert(self._keys, at, keys[~known])
-        return self.losses[np.searchsorted(self._keys, keys)][inverse]
-
-    def best(
-        self, space: Space, questions: Int64[np.ndarray, " question"]
-    ) -> tuple[Int8[np.ndarray, "question layer"], Float[np.ndarray, " question"]]:
-        """The best route tried in a space for each of some (ascending) questions, ties as `TIE_NATS` says, and how much
-        worse the second best is; inf where there is none.
-
-        Raises:
-            ValueError: a question for which no route of the space was tried.
-        """
-        inside = space.contains(self.routes) & np.isin(self.questions, questions)
-        of, routes, losses = self.questions[inside], self.routes[inside], self.losses[inside]
-        found, begins = np.unique(of, return_index=True)
-        if len(found) < len(questions):
-            raise ValueError(f"no route of {space} was tried for {len(questions) - len(found)} positions")
-        order = np.lexsort((losses, of))
-        lowest = losses[order[begins]]
-        alone = np.diff(np.append(begins, len(of))) == 1
-        second = np.where(alone, np.inf, losses[order[np.minimum(begins + 1, len(of) - 1)]])
-        tied = losses <= lowest[np.searchsorted(found, of)] + TIE_NATS
-        rank = np.lexsort(((routes == BIG).sum(1), ~tied, of))  # rows ascend by route, which lexsort keeps
-        return routes[rank[begins]], second - lowest
-
-
-def _keys(questions: np.ndarray, routes: np.ndarray) -> np.ndarray:
-    """Bytes that order as question, then route do, and do not end in a zero byte, which numpy would drop."""
-    joined = np.concatenate([questions.astype(">u8")[:, None].view(np.uint8), (routes + 1).astype(np.uint8)], axis=1)
-    return np.ascontiguousarray(joined).view(f"S{joined.shape[1]}").reshape(-1)
-
-
-def answer(searches: Sequence[Search], tried: Tried) -> None:
-    """Run searches side by side until all are done; what they found is in `tried`."""
-    together = side_by_side(searches)
-    with suppress(StopIteration):
-        request = next(together)
-        while True:
-            request = together.send(tried(*request))
-
-
-def side_by_side(searches: Sequence[Search]) -> Search:
-    """Several searches as one, which asks what they ask at the same time."""
-    asking = [(search, request) for search in searches if (request := next(search, None)) is not None]
-    while asking:
-        losses = yield _joined([request for _, request in asking])
-        sizes = np.cumsum([len(questions) for _, (questions, _) in asking])[:-1]
-        going = []
-        for (search, _), part in zip(asking, np.split(losses, sizes)):
-            with suppress(StopIteration):
-                going.append((search, search.send(part)))
-        asking = going
+from .tried import Search, Tried, answer, distinct, joined, side_by_side
 
 
 def neighbours(space: Space, routes: Int8[np.ndarray, "row layer"]) -> tuple[np.ndarray, np.ndarray]:
@@ -202,7 +112,7 @@ def paths(
         for given, ways in ((lesser, range(ends[1], low - 1, -1)), ([most], range(ends[0], high + 1))):
             changed = questions[:0], whole[:0]
             for many in ways:
-                of, routes = _distinct(*_joined([changed, kept[many]]))
+                of, routes = distinct(*joined([changed, kept[many]]))
                 losses = yield of, routes
                 best = _least(of, losses, width)
                 kept[many] = of, routes = of[best], routes[best]
@@ -210,7 +120,7 @@ def paths(
                 here = np.isin(of, going)
                 changed = _one_changed(of[here], routes[here], given)
         ends, going = (low, high), questions[(lowest < before).any(0)]
-    of, routes = _joined(list(kept.values()))
+    of, routes = joined(list(kept.values()))
     outside = []
     for space in spaces:
         excess = space.excess(routes)
@@ -219,17 +129,6 @@ def paths(
         nearest = nearest[excess[nearest] > 0]
         outside.append(_descend(space, of[nearest], routes[nearest]))
     yield from side_by_side(outside)
-
-
-def _joined(requests: Sequence[tuple[np.ndarray, np.ndarray]]) -> Request:
-    """Several requests as one."""
-    return np.concatenate([of for of, _ in requests]), np.concatenate([routes for _, routes in requests])
-
-
-def _distinct(of: Int64[np.ndarray, " row"], routes: Int8[np.ndarray, "row layer"]) -> tuple[np.ndarray, np.ndarray]:
-    """The same rows without repetition."""
-    first = np.unique(_keys(of, routes), return_index=True)[1]
-    return of[first], routes[first]
 
 
 def _one_changed(
