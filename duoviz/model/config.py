@@ -13,8 +13,8 @@ from .routing import ATTENTION
 SKIP_SCOPES = ("ffn", "block")
 
 OWN_FIELDS = ("small_intermediate_size", "skip_scope", "model_type", "architectures", "auto_map")
-"""Fields that a dense model's configuration has otherwise or not; those of a Duo folder that the dense class has saved again
-do not mean anything."""
+"""Fields in which a Duo configuration differs from that of its dense model. A Duo folder that the dense class has saved again
+still holds them, without a meaning."""
 MODULE = "duoviz_model"
 """The module in the folder of a Duo model by which transformers, where nobody has imported this package, finds it with
 `trust_remote_code=True`, or says that it is missing."""
@@ -24,6 +24,7 @@ class DuoConfig(PretrainedConfig):
     """What a Duo configuration adds to its family's.
 
     Attributes:
+        causal_lm: name of the class of its models.
         small_intermediate_size: width of the small FFN.
         skip_scope: `"ffn"`: a skipped layer still attends; `"block"`: it is bypassed, but its keys and values are
             still projected from the untouched residual, so that later tokens can attend to it.
@@ -43,8 +44,8 @@ class DuoConfig(PretrainedConfig):
         PretrainedConfig._attn_implementation.fset(self, value)  # type: ignore[attr-defined]
 
     def __post_init__(self, **kwargs: Any) -> None:
-        kinds = {"AutoConfig": type(self).__name__, "AutoModelForCausalLM": self.causal_lm}
-        super().__post_init__(**kwargs | {"auto_map": {kind: f"{MODULE}.{name}" for kind, name in kinds.items()}})
+        ours = {"AutoConfig": f"{MODULE}.{type(self).__name__}", "AutoModelForCausalLM": f"{MODULE}.{self.causal_lm}"}
+        super().__post_init__(**kwargs | {"auto_map": ours})
         if self.skip_scope not in SKIP_SCOPES:
             raise ValueError(f"skip_scope {self.skip_scope!r}: allowed are {SKIP_SCOPES}")
         if self.small_intermediate_size < 1:

@@ -42,10 +42,12 @@ def estimate_curve(
     """FLOPs of a whole curve over the number of big layers for one objective: one pass for each budget under `committed`,
     one for all of them otherwise."""
     spaces = by_big(lm.layers, choices)
-    name = parse(method, spaces[lm.layers // 2])[0]
-    if context == "committed" or (name != "exhaustive" and not (name in METHODS and METHODS[name].together)):
-        return estimate(lm, tokens, spaces, context=context, method=method)
-    return estimate(lm, tokens, Space(lm.layers, choices), context=context, method=method)
+    name, number = parse(method, max(spaces, key=Space.count))
+    if context != "committed" and name == "exhaustive":
+        return estimate(lm, tokens, Space(lm.layers, choices), context=context)
+    if context != "committed" and name in METHODS and METHODS[name].together:
+        return estimate(lm, tokens, Space(lm.layers, choices), context=context, method=f"{name}-{number}")
+    return estimate(lm, tokens, spaces, context=context, method=method)
 
 
 def candidates(space: Space, method: str) -> int:

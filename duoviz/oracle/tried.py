@@ -78,8 +78,8 @@ class Tried:
 
 def _keys(questions: np.ndarray, routes: np.ndarray) -> np.ndarray:
     """Bytes that order as question, then route do, and do not end in a zero byte, which numpy would drop."""
-    joined = np.concatenate([questions.astype(">u8")[:, None].view(np.uint8), (routes + 1).astype(np.uint8)], axis=1)
-    return np.ascontiguousarray(joined).view(f"S{joined.shape[1]}").reshape(-1)
+    rows = np.concatenate([questions.astype(">u8")[:, None].view(np.uint8), (routes + 1).astype(np.uint8)], axis=1)
+    return np.ascontiguousarray(rows).view(f"S{rows.shape[1]}").reshape(-1)
 
 
 def answer(searches: Sequence[Search], tried: Tried) -> None:
