@@ -125,8 +125,9 @@ class DuoCausalLM(RoutedGeneration, PreTrainedModel if TYPE_CHECKING else nn.Mod
         """
         if unknown := [name for name in kwargs if name.startswith("duo_")]:
             raise ValueError(f"{', '.join(unknown)}: known are duo_routes, duo_policy and duo_router")
-        kwargs |= inspect.signature(self.family.causal_lm.forward).bind_partial(self, *args).arguments
-        kwargs.pop("self")
+        if args:
+            named = inspect.signature(self.family.causal_lm.forward).bind_partial(self, *args).arguments
+            kwargs |= {name: value for name, value in named.items() if name != "self"}
         ids, embeds = kwargs.get("input_ids"), kwargs.get("inputs_embeds")
         tokens = ids if embeds is None else embeds
         assert tokens is not None, "a forward pass reads something"
@@ -161,14 +162,13 @@ class DuoCausalLM(RoutedGeneration, PreTrainedModel if TYPE_CHECKING else nn.Mod
                     " activation_checkpointing_enable({'use_reentrant': False})"
                 )
             return LearnedRoutes(router, skip_scope=self.skip_scope, soft=router.training)
-        if policy is not None:
-            return self._given(self._drawn(policy, tokens, mask, begun=begun), tokens)
-        if routes is None:
+        if policy is None and routes is None:
             return None
-        return self._given(self._read(routes, len(tokens), tokens.shape[1]), tokens)
-
-    def _given(self, routes: Int[Tensor, "batch token layer"], tokens: Tensor) -> GivenRoutes:
-        return GivenRoutes(routes.to(tokens.device), skip_scope=self.skip_scope)
+        if policy is not None:
+            given = self._drawn(policy, tokens, mask, begun=begun)
+        else:
+            given = self._read(routes, len(tokens), tokens.shape[1])
+        return GivenRoutes(given, skip_scope=self.skip_scope, device=tokens.device)
 
     def _read(self, routes: routes_.Routes, batch: int, tokens: int | None = None) -> Int[Tensor, "batch token layer"]:
         """Routes in any form, for so many texts of so many tokens (None: of any number), as int8 with all three axes.

@@ -110,6 +110,10 @@ class DuoFFN(nn.Module):
         made = self.small(x)
         return made if self.post_norm is None else self.post_norm(made, inner=True)
 
+    def run(self, choice: int, x: Float[Tensor, "*token hidden"]) -> Float[Tensor, "*token hidden"]:
+        """What one choice makes of all tokens."""
+        return self.big(x) if choice == BIG else self.narrow(x) if choice == SMALL else torch.zeros_like(x)
+
     def dispatch(self, x: Float[Tensor, "*token hidden"], choices: Int[Tensor, ...]) -> Float[Tensor, "*token hidden"]:
         """Each token through the FFN chosen for it: tokens are gathered by choice, so no work is done twice.
 
@@ -119,9 +123,9 @@ class DuoFFN(nn.Module):
         flat, choices = x.reshape(-1, x.shape[-1]), choices.reshape(-1).to(x.device)
         rows = {choice: (choices == choice).nonzero()[:, 0] for choice in (BIG, SMALL)}
         if not torch.is_grad_enabled():
-            for choice, ffn in ((BIG, self.big), (SMALL, self.narrow)):
+            for choice in (BIG, SMALL):
                 if len(rows[choice]) == len(flat):
-                    return ffn(x)
+                    return self.run(choice, x)
         big, small = self.big(flat.index_select(0, rows[BIG])), self.narrow(flat.index_select(0, rows[SMALL]))
         out = big.new_zeros(flat.shape)  # under autocast of another dtype than x
         return out.index_copy(0, rows[BIG], big).index_copy(0, rows[SMALL], small).reshape(x.shape)
@@ -171,8 +175,11 @@ class DuoLayer(nn.Module):
     ) -> Float[Tensor, "batch token hidden"]:
         if unknown := [name for name in kwargs if name.startswith("duo_")]:
             raise ValueError(f"{', '.join(unknown)} given to the backbone: give routes to the model with the head")
-        with holding(ROUTING, duo_routing):
+        token = ROUTING.set(duo_routing)
+        try:
             after = self.dense_forward(hidden_states, *args, **kwargs)
+        finally:
+            ROUTING.reset(token)
         return after if duo_routing is None else duo_routing.at_layer_end(self.layer_index, hidden_states, after)
 
     @property
@@ -193,17 +200,24 @@ class GivenRoutes:
     Args:
         routes: int8 `[batch or 1, token or 1, layer]`.
         skip_scope: `"ffn"` or `"block"`.
+        device: where the tokens are; the routes may still be on the CPU.
     """
 
-    def __init__(self, routes: Int[Tensor, "batch token layer"], *, skip_scope: str) -> None:
-        self.routes, self.skip_scope = routes, skip_scope
-        self.skips_blocks = skip_scope == "block" and bool((routes == SKIP).any())
+    def __init__(
+        self, routes: Int[Tensor, "batch token layer"], *, skip_scope: str, device: torch.device | str = "cpu"
+    ) -> None:
+        self.routes, self.skip_scope = routes.to(device), skip_scope
+        flat = routes.flatten(0, 1)
+        alike = torch.where((flat == flat[:1]).all(0), flat[0], -1) if len(flat) else flat.new_full(flat.shape[1:], BIG)
+        self.of_all: list[int] = alike.tolist()  # the choice that all tokens share, or -1
 
     def at_ffn(self, ffn: DuoFFN, layer: int, x: Tensor) -> Tensor:
+        if self.of_all[layer] >= 0 and not torch.is_grad_enabled():
+            return ffn.run(self.of_all[layer], x)
         return ffn.dispatch(x, self.routes[..., layer].expand(self._tokens(x)))
 
     def at_layer_end(self, layer: int, before: Tensor, after: Tensor) -> Tensor:
-        if not self.skips_blocks:
+        if self.skip_scope == "ffn" or self.of_all[layer] > SKIP:
             return after
         skipped = (self.routes[..., layer] == SKIP).to(after.device)
         return torch.where(skipped[..., None], before.to(after.device), after)
