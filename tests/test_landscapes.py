@@ -114,3 +114,31 @@ def test_a_search_that_is_watched_can_be_ended(lm, ids):
 
     with pytest.raises(KeyboardInterrupt):
         oracle.search(lm, ids, Space(4, "SB", big=2), setting=oracle.Setting(watch=stop))
+
+
+@pytest.mark.parametrize("tie", [{"groups": 2}, {"groups": [[0, 3], [1], [2]]}, {"free": (0, 2), "held": "SS-S"}])
+@pytest.mark.parametrize("method", ["exhaustive", "paths-9", "auto"])
+def test_searches_over_tied_and_held_layers_find_the_least_of_their_routes(lm, ids, tie, method):
+    whole, space = Space(4, "-SB"), Space(4, "-SB", **tie)
+    every = oracle.landscapes(lm, ids, whole, range(11))[0]
+    curve = oracle.by_budget(lm, ids, choices=space, context="reference:big", method=method)
+    spaces = by_big(4, space)
+    assert curve.budgets.tolist() == [each.big for each in spaces]
+    for budget, each in zip(curve.budgets, spaces):
+        losses, routes = curve.at(int(budget))
+        assert each.contains(routes).all()
+        least = every[..., each.contains(whole.enumerate())].min(-1)
+        np.testing.assert_allclose(losses, least, atol=2e-5)
+    if method == "exhaustive":
+        assert curve.effort.routes == space.count()
+        estimated = oracle.estimate_curve(lm, ids, choices=space, context="reference:big", method=method)
+        assert estimated == pytest.approx(curve.effort.flops, rel=0.05)
+    committed = oracle.by_budget(lm, ids[:, :5], choices=space, method=method)
+    for place, each in enumerate(spaces):
+        alone = oracle.search(lm, ids[:, :5], each, method=method)
+        np.testing.assert_allclose(committed.loss_nats[place], alone.loss_nats, atol=2e-5)
+    fixed = oracle.fixed(lm, ids, choices=space)
+    assert [each.contains(route) for each, route in zip(spaces, fixed)] == [True] * len(spaces)
+    regret, _ = oracle.retraced(space, every[..., space.contains(whole.enumerate())], spaces, "paths-9")
+    assert np.abs(regret).max() < 1e-6
+    assert (oracle.additivity(space, every[..., space.contains(whole.enumerate())])[1] <= 1 + 1e-9).all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -37,16 +38,17 @@ def estimate(
 
 
 def estimate_curve(
-    lm: LanguageModel, tokens: Tokens | np.ndarray, *, choices: str = "SB", context: str, method: str
+    lm: LanguageModel, tokens: Tokens | np.ndarray, *, choices: str | Space = "SB", context: str, method: str
 ) -> float:
     """FLOPs of a whole curve over the number of big layers for one objective: one pass for each budget under `committed`,
     one for all of them otherwise."""
     spaces = by_big(lm.layers, choices)
     name, number = parse(method, max(spaces, key=Space.count))
+    whole = replace(spaces[0], big=None)
     if context != "committed" and name == "exhaustive":
-        return estimate(lm, tokens, Space(lm.layers, choices), context=context)
+        return estimate(lm, tokens, whole, context=context)
     if context != "committed" and name in METHODS and METHODS[name].together:
-        return estimate(lm, tokens, Space(lm.layers, choices), context=context, method=f"{name}-{number}")
+        return estimate(lm, tokens, whole, context=context, method=f"{name}-{number}")
     return estimate(lm, tokens, spaces, context=context, method=method)
 
 

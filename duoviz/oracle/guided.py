@@ -125,11 +125,11 @@ def _search(
         for space in {spaces_at[p][group] for p in asked.positions[own].tolist()}:
             inside = [spaces_at[p][group] == space for p in asked.positions[own].tolist()]
             tasks.append((group, space, own[inside]))
-    alike: dict[tuple[tuple[int, ...], bytes], list[tuple[int, Space]]] = {}
+    alike: dict[tuple[tuple[object, ...], bytes], list[tuple[int, Space]]] = {}
     for group, space, rows in tasks:
-        alike.setdefault((space.allowed, rows.tobytes()), []).append((group, space))
+        alike.setdefault((space.kind, rows.tobytes()), []).append((group, space))
     searches = []
-    for (_, same), asked_of in alike.items():  # spaces of the same choices and questions
+    for (_, same), asked_of in alike.items():  # spaces of one kind, with the same questions
         draws = [np.random.default_rng([way.seed, group]) for group, _ in asked_of]
         spaces = [space for _, space in asked_of]
         searches += METHODS[name].searches(spaces, draws, np.frombuffer(same, np.int64), number)

@@ -167,12 +167,12 @@ def landscapes(
 
 
 def additivity(space: Space, losses: Float[np.ndarray, "*any route"]) -> Float64[np.ndarray, 2 * any]:
-    """How much of the variance over all routes is a sum over layers, and how much a sum over pairs of layers: R squared of
-    the two least-squares fits to each landscape of the whole space; NaN where there is none."""
-    matrix = features(space, space.enumerate())
+    """How much of the variance over all routes is a sum over layers (groups, where layers are tied), and how much a sum over
+    pairs of them: R squared of the two least-squares fits to each landscape of the whole space; NaN where there is none."""
+    matrix = features(space, space.chosen(space.enumerate()))
     values = losses - losses.mean(-1, keepdims=True)
     found = []
-    for part in (matrix[:, : 1 + space.layers * (len(space.allowed) - 1)], matrix):
+    for part in (matrix[:, : 1 + len(space.sizes) * (len(space.allowed) - 1)], matrix):
         base, _ = np.linalg.qr(part)
         left = values - (values @ base) @ base.T
         found.append(1 - (left**2).sum(-1) / (values**2).sum(-1))
@@ -202,14 +202,18 @@ def retraced(
         raise ValueError(f"method {method!r}: give one of {', '.join(METHODS)}")
     known = ~np.isnan(losses[..., 0])
     flat, rows = losses[known].astype(float), np.arange(known.sum())
-    powers = len(whole.allowed) ** np.arange(whole.layers)[::-1]
-    tried = Tried(lambda q, r: flat[q, np.searchsorted(whole.allowed, r) @ powers], whole.layers)
+    powers = len(whole.allowed) ** np.arange(len(whole.sizes))[::-1]
+
+    def place_of(routes: np.ndarray) -> np.ndarray:
+        return np.searchsorted(whole.allowed, whole.chosen(routes)) @ powers
+
+    tried = Tried(lambda q, r: flat[q, place_of(r)], whole.layers)
     draws = [np.random.default_rng([seed, place]) for place in range(len(spaces))]
     answer(METHODS[name].searches(spaces, draws, rows, number), tried)
     every, regret, count = whole.enumerate(), np.full((len(spaces), *known.shape), np.nan), np.full(known.shape, np.nan)
     for place, space in enumerate(spaces):
         best, _ = tried.best(space, rows)
-        reached = flat[rows, np.searchsorted(whole.allowed, best) @ powers]
+        reached = flat[rows, place_of(best)]
         regret[place, known] = reached - flat[:, space.contains(every)].min(1)
     count[known] = np.bincount(tried.questions, minlength=len(flat))
     return regret, count

@@ -1,5 +1,7 @@
 """Search that does not enumerate: which routes to try next, given the losses of those tried so far.
 
+A search is over what each group of layers chooses (see `duoviz.routes.Space`): one layer where none are tied.
+
 Many questions (positions of texts) are searched in lockstep, and several searches side by side (one for each budget); see
 `duoviz.oracle.tried`. A method is a search over a space and some questions.
 
@@ -18,6 +20,7 @@ under a budget, also by two layers that exchange their choices.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,37 +30,37 @@ from ..routes import BIG, SKIP, Space
 from .tried import Search, Tried, answer, distinct, joined, side_by_side
 
 
-def neighbours(space: Space, routes: Int8[np.ndarray, "row layer"]) -> tuple[np.ndarray, np.ndarray]:
-    """Routes that differ in one layer, or by an exchange of two; int8 `[row, neighbour, layer]`, and which of them are in
+def neighbours(space: Space, chosen: Int8[np.ndarray, "row group"]) -> tuple[np.ndarray, np.ndarray]:
+    """Choices that differ in one group, or by an exchange of two; int8 `[row, neighbour, group]`, and which of them are in
     the space or nearer to it, bool `[row, neighbour]`."""
-    rows, layers = routes.shape
+    rows, groups = chosen.shape
     found, allowed = [], np.array(space.allowed, np.int8)
-    for layer in range(layers):
+    for group in range(groups):
         for step in range(1, len(allowed)):
-            flipped = routes.copy()
-            flipped[:, layer] = allowed[(np.searchsorted(allowed, routes[:, layer]) + step) % len(allowed)]
+            flipped = chosen.copy()
+            flipped[:, group] = allowed[(np.searchsorted(allowed, chosen[:, group]) + step) % len(allowed)]
             found.append(flipped)
     if space.big is not None or space.skip is not None:
-        for one in range(layers):
+        for one in range(groups):
             for other in range(one):
-                swapped = routes.copy()
-                swapped[:, [one, other]] = routes[:, [other, one]]
+                swapped = chosen.copy()
+                swapped[:, [one, other]] = chosen[:, [other, one]]
                 found.append(swapped)
-    made = np.stack(found, 1) if found else np.zeros((rows, 0, layers), np.int8)
+    made = np.stack(found, 1) if found else np.zeros((rows, 0, groups), np.int8)
     excess = space.excess(made)
-    return made, ((excess == 0) | (excess < space.excess(routes)[:, None])) & (made != routes[:, None]).any(-1)
+    return made, ((excess == 0) | (excess < space.excess(chosen)[:, None])) & (made != chosen[:, None]).any(-1)
 
 
 def descent(
     space: Space, questions: Int64[np.ndarray, " question"], restarts: int, draw: np.random.Generator
 ) -> Search:
     """See the module. Under a free budget this is one-flip descent."""
-    whole = np.array(space.allowed[::-1][:2], np.int8)[:, None].repeat(space.layers, 1)
+    whole = np.array(space.allowed[::-1][:2], np.int8)[:, None].repeat(len(space.sizes), 1)
     starts = np.concatenate([whole, space.completed(np.zeros((restarts, 0), np.int8), draw)])
     yield from _descend(space, questions.repeat(len(starts)), np.tile(starts, (len(questions), 1)))
 
 
-def _descend(space: Space, of: Int64[np.ndarray, " row"], routes: Int8[np.ndarray, "row layer"]) -> Search:
+def _descend(space: Space, of: Int64[np.ndarray, " row"], routes: Int8[np.ndarray, "row group"]) -> Search:
     """From each route to the best neighbour, into the space and in it while that is better."""
     inside = space.excess(routes) == 0
     losses = np.full(len(of), np.inf)
@@ -78,7 +81,7 @@ def beam(space: Space, questions: Int64[np.ndarray, " question"], width: int, dr
     """See the module; as wide as the space it is exact."""
     of, taken = questions, np.zeros((len(questions), 0), np.int8)
     allowed = np.array(space.allowed, np.int8)
-    for _ in range(space.layers):
+    for _ in range(len(space.sizes)):
         row, choice = space.ways(taken).nonzero()
         of, taken = of[row], np.concatenate([taken[row], allowed[choice][:, None]], axis=1)
         losses = yield of, space.completed(taken)
@@ -99,7 +102,7 @@ def paths(
     again until a way there and back has found nothing better: a step there and one back exchange two layers, or change a
     layer that is not big. Only numbers of big layers that the spaces allow, and one beyond, are gone through again. Spaces
     that bound skipped layers beside small ones are entered by descent."""
-    layers, (*lesser, most) = spaces[0].layers, spaces[0].allowed
+    layers, (*lesser, most) = len(spaces[0].sizes), spaces[0].allowed
     whole = np.array(lesser, np.int8)[:, None].repeat(layers, 1)
     kept: dict[int, tuple[np.ndarray, np.ndarray]] = dict.fromkeys(range(layers + 1), (questions[:0], whole[:0]))
     kept[0] = questions.repeat(len(whole)), np.tile(whole, (len(questions), 1))
@@ -132,8 +135,8 @@ def paths(
 
 
 def _one_changed(
-    of: Int64[np.ndarray, " row"], routes: Int8[np.ndarray, "row layer"], given: Sequence[int]
-) -> tuple[Int64[np.ndarray, " changed"], Int8[np.ndarray, "changed layer"]]:
+    of: Int64[np.ndarray, " row"], routes: Int8[np.ndarray, "row group"], given: Sequence[int]
+) -> tuple[Int64[np.ndarray, " changed"], Int8[np.ndarray, "changed group"]]:
     """Every way in which one layer gets one of the choices `given`, if it has none of them."""
     row, layer = (~np.isin(routes, given)).nonzero()
     row, layer = row.repeat(len(given)), layer.repeat(len(given))
@@ -143,11 +146,17 @@ def _one_changed(
 
 
 def _number_big(space: Space) -> tuple[int, int]:
-    """The least and the largest number of layers that make a space's last choice: big, if that is allowed."""
+    """The least and the largest number of groups that make a space's last choice: big, if that is allowed."""
+    if BIG not in space.allowed:
+        return 0, len(space.sizes)
     big, skip = space.budgets
+    ascending, held = sorted(space.sizes), space.held_layers
+    low, high = big.low - held[BIG], big.high - held[BIG]
     if space.allowed == (SKIP, BIG):
-        return max(big.low, space.layers - skip.high), min(big.high, space.layers - skip.low)
-    return (big.low, big.high) if BIG in space.allowed else (0, space.layers)
+        choosing = sum(ascending)
+        low, high = max(low, choosing + held[SKIP] - skip.high), min(high, choosing + held[SKIP] - skip.low)
+    fewest = np.searchsorted(np.cumsum([0, *ascending[::-1]]), low)
+    return int(fewest), int(np.searchsorted(np.cumsum([0, *ascending]), high, side="right")) - 1
 
 
 def mcts(
@@ -155,7 +164,7 @@ def mcts(
 ) -> Search:
     """See the module: selection by upper confidence bound (constant sqrt 2, losses scaled to the range seen so far), one
     new node and one random completion a simulation (the same draws for all questions), the mean of losses passed up."""
-    many, choices, layers = len(questions), len(space.allowed), space.layers
+    many, choices, layers = len(questions), len(space.allowed), len(space.sizes)
     allowed, every = np.array(space.allowed, np.int8), np.arange(many)
     child = np.zeros((many, simulations + 1, choices), np.int64)  # 0: not there yet; node 0 is the root
     visits, sums = np.zeros((many, simulations + 1)), np.zeros((many, simulations + 1))
@@ -196,7 +205,7 @@ def surrogate(
     weights = fitted(space, routes, losses.reshape(len(questions), samples))
     place = np.zeros(int(questions.max()) + 1, np.int64)
     place[questions] = np.arange(len(questions))
-    guess = Tried(lambda q, r: np.einsum("rf,rf->r", features(space, r), weights[place[q]]), space.layers)
+    guess = Tried(lambda q, r: np.einsum("rf,rf->r", features(space, r), weights[place[q]]), len(space.sizes))
     answer([descent(space, questions, 4, draw)], guess)
     inside = space.excess(guess.routes) == 0
     of, routes, losses = guess.questions[inside], guess.routes[inside], guess.losses[inside]
@@ -206,26 +215,26 @@ def surrogate(
     yield of[kept], routes[kept]
 
 
-def features(space: Space, routes: Int8[np.ndarray, "route layer"]) -> Float[np.ndarray, "route feature"]:
-    """A constant, each layer's choice (one column for each allowed choice but the first, centred), and their products over
-    pairs of layers."""
-    of = (routes[..., None] == np.array(space.allowed[1:])).astype(float) - 1 / len(space.allowed)
+def features(space: Space, chosen: Int8[np.ndarray, "route group"]) -> Float[np.ndarray, "route feature"]:
+    """A constant, each group's choice (one column for each allowed choice but the first, centred), and their products over
+    pairs of groups."""
+    of = (chosen[..., None] == np.array(space.allowed[1:])).astype(float) - 1 / len(space.allowed)
     pairs = [
-        (of[:, one, :, None] * of[:, other, None]).reshape(len(routes), -1)
-        for one in range(space.layers)
+        (of[:, one, :, None] * of[:, other, None]).reshape(len(chosen), -1)
+        for one in range(chosen.shape[1])
         for other in range(one)
     ]
-    return np.concatenate([np.ones((len(routes), 1)), of.reshape(len(routes), -1), *pairs], axis=1)
+    return np.concatenate([np.ones((len(chosen), 1)), of.reshape(len(chosen), -1), *pairs], axis=1)
 
 
 def fitted(
-    space: Space, routes: Int8[np.ndarray, "route layer"], losses: Float[np.ndarray, "question route"]
+    space: Space, chosen: Int8[np.ndarray, "route group"], losses: Float[np.ndarray, "question route"]
 ) -> Float[np.ndarray, "question feature"]:
     """Weights of the features that fit some losses best (ridge: 1e-3 of the number of routes for pairs)."""
-    matrix = features(space, routes)
-    single = 1 + space.layers * (len(space.allowed) - 1)
-    penalty = np.full(matrix.shape[1], 1e-3 * len(routes))
-    penalty[:single] = 1e-6 * len(routes)
+    matrix = features(space, chosen)
+    single = 1 + len(space.sizes) * (len(space.allowed) - 1)
+    penalty = np.full(matrix.shape[1], 1e-3 * len(chosen))
+    penalty[:single] = 1e-6 * len(chosen)
     return np.linalg.solve(matrix.T @ matrix + np.diag(penalty), matrix.T @ losses.T).T
 
 
@@ -254,18 +263,29 @@ class Method:
         questions: Int64[np.ndarray, " question"],
         number: int,
     ) -> list[Search]:
-        """The searches that answer all of some spaces of the same choices for the same questions; each has its own draws."""
+        """The searches that answer all of some spaces of one kind for the same questions; each has its own draws."""
         if self.together:
-            return [self.search(spaces, questions, number, draws[0])]
-        return [self.search(space, questions, number, draw) for space, draw in zip(spaces, draws)]
+            searches = [self.search(spaces, questions, number, draws[0])]
+        else:
+            searches = [self.search(space, questions, number, draw) for space, draw in zip(spaces, draws)]
+        return [_of_routes(search, spaces[0]) for search in searches]
+
+
+def _of_routes(search: Search, space: Space) -> Search:
+    """A search over what groups choose as one over routes."""
+    with suppress(StopIteration):
+        of, chosen = next(search)
+        while True:
+            losses = yield of, space.spread(chosen)
+            of, chosen = search.send(losses)
 
 
 METHODS = {
-    "descent": Method(descent, 0, 0, lambda space, n: (2 + n) * space.layers**2 * (len(space.allowed) - 1)),
-    "beam": Method(beam, 32, 1, lambda space, n: n * space.layers * len(space.allowed)),
+    "descent": Method(descent, 0, 0, lambda space, n: (2 + n) * len(space.sizes) ** 2 * (len(space.allowed) - 1)),
+    "beam": Method(beam, 32, 1, lambda space, n: n * len(space.sizes) * len(space.allowed)),
     "mcts": Method(mcts, 200, 1, lambda space, n: n),
     "surrogate": Method(surrogate, 160, 4, lambda space, n: n + n // 4),
-    "paths": Method(paths, 1, 1, lambda space, n: n * space.layers**2 * len(space.allowed) // 2, together=True),
+    "paths": Method(paths, 1, 1, lambda space, n: n * len(space.sizes) ** 2 * len(space.allowed) // 2, together=True),
 }
 AUTO_EXHAUSTIVE = 20_000
 """Routes up to which `auto` enumerates."""

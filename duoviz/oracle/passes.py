@@ -146,7 +146,7 @@ def check_space(lm: LanguageModel, space: Space) -> None:
     """
     if space.layers != lm.layers:
         raise ValueError(f"a space of {space.layers} layers: the model has {lm.layers}")
-    missing = set(space.choices) - set(lm.choices)
+    missing = {*space.choices, *space.held} - set(lm.choices)
     if missing:
         raise ValueError(
             f"choices {space.choices!r}: this model has only {lm.choices!r} (a dense model has no small FFN)"

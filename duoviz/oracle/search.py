@@ -93,7 +93,7 @@ def by_budget(
     lm: LanguageModel,
     tokens: Tokens | np.ndarray,
     *,
-    choices: str = "SB",
+    choices: str | Space = "SB",
     context: str = "committed",
     method: str = "exhaustive",
     objective: str = "nll",
@@ -103,7 +103,11 @@ def by_budget(
 ) -> Curve:
     """The best route of every token with exactly k big layers, for every k from 0 to all.
 
-    Arguments and errors are those of `search`.
+    Other arguments and errors are those of `search`.
+
+    Args:
+        choices: the allowed choices as letters; or a space, in which layers may be tied or held. Then `k` are the numbers of
+            big layers that its routes have.
 
     Returns:
         `Curve`: `.budgets` 0..layers, `.loss_nats` `[k, seq, position]`, `.routes` `[k, seq, position, layer]`.
@@ -127,7 +131,7 @@ def survey(
     lm: LanguageModel,
     tokens: Tokens | np.ndarray,
     *,
-    choices: str = "SB",
+    choices: str | Space = "SB",
     context: str = "committed",
     method: str = "exhaustive",
     objectives: Sequence[str] = ("nll", "expected", "null"),
@@ -163,7 +167,7 @@ def survey(
         made[text] = Curve(
             name=names.get(goal.name, goal.name),
             context=context,
-            budgets=np.arange(lm.layers + 1),
+            budgets=np.array([space.big for space in spaces]),
             routes=routes,
             loss_nats=loss,
             margin_nats=best.margin_nats[o],
@@ -178,7 +182,7 @@ def measured_rate(
     lm: LanguageModel,
     tokens: Tokens | np.ndarray,
     *,
-    choices: str = "SB",
+    choices: str | Space = "SB",
     context: str = "committed",
     method: str = "exhaustive",
     objective: str = "nll",
@@ -190,9 +194,10 @@ def measured_rate(
     """
     tokens = lm.check(tokens)[: setting.batch_size].cut(PROBE_TOKENS)
     ways: dict[str, Any] = {"context": context, "method": method}
-    space = Space(lm.layers, choices)
-    if context == "committed":  # one pass for each budget: one of the middle, whose routes are the most, stands for all
-        tokens, space = tokens.cut(2), replace(space, big=lm.layers // 2)
+    if context == "committed":  # one pass for each budget: the one with the most routes stands for all
+        tokens, space = tokens.cut(2), max(by_big(lm.layers, choices), key=Space.count)
+    else:
+        space = choices if isinstance(choices, Space) else Space(lm.layers, choices)
     setting = replace(setting, quiet=True, watch=unwatched)
     for part in (tokens[:1].cut(2), tokens):
         began = time.perf_counter()

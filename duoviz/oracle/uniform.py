@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from jaxtyping import Float32, Int8
 
@@ -47,7 +49,7 @@ def fixed(
     lm: LanguageModel,
     tokens: Tokens | np.ndarray,
     *,
-    choices: str = "SB",
+    choices: str | Space = "SB",
     candidates: int | None = None,
     seed: int = 0,
     max_flops: float = 1e15,
@@ -57,7 +59,7 @@ def fixed(
     Args:
         lm: the model.
         tokens: calibration text, never the text that the routes will be scored on; about 2,000 positions.
-        choices: allowed choices.
+        choices: allowed choices, or a space (see `by_budget`).
         candidates: look at so many routes of each budget, drawn at random, instead of all.
         seed: of that draw.
         max_flops: refuse a choice that would cost more.
@@ -69,14 +71,14 @@ def fixed(
     """
     spaces = by_big(lm.layers, choices)
     if candidates is None:
-        check_cost(estimate(lm, tokens, Space(lm.layers, choices), context="uniform"), max_flops)
+        check_cost(estimate(lm, tokens, replace(spaces[0], big=None), context="uniform"), max_flops)
     few = [s.count() if candidates is None else min(candidates, s.count()) for s in spaces]
     routes = np.concatenate([s.sample(n, seed=seed) for s, n in zip(spaces, few)])
     routes = routes[np.lexsort(routes.T[::-1])]
     with bar(f"the best of {len(routes):,} fixed routes") as watch:
         means = np.nanmean(uniform_losses(lm, tokens, routes, watch=watch), axis=(1, 2))
     bigs = (routes == BIG).sum(1)
-    return np.stack([routes[bigs == k][means[bigs == k].argmin()] for k in range(lm.layers + 1)])
+    return np.stack([routes[bigs == s.big][means[bigs == s.big].argmin()] for s in spaces])
 
 
 def same_for_all(tokens: Tokens, route: Int8[np.ndarray, " layer"]) -> Int8[np.ndarray, "seq position layer"]:
