@@ -10,17 +10,22 @@ from duoviz.routes import BIG
 
 
 @pytest.mark.parametrize("mean", [0, 0.6, 1, 1.7, 2])
-def test_a_mean_budget_is_spent_as_brute_force_would(mean):
+@pytest.mark.parametrize("budgets", [(0, 1, 2), (4, 7, 10), (0, 3, 5)])
+def test_a_mean_budget_is_spent_as_brute_force_would(mean, budgets):
+    mean = budgets[0] + mean / 2 * (budgets[-1] - budgets[0])
     values = np.random.default_rng(3).normal(size=(3, 2, 5))
     values[:, 1, 2] = np.nan
-    (found,) = allocated(values, [mean])
+    (found,) = allocated(values, budgets, [mean])
     for seq, places in ((0, [0, 1, 2, 3, 4]), (1, [0, 1, 3, 4])):
-        ways = [way for way in product(range(3), repeat=len(places)) if sum(way) == round(mean * len(places))]
+        most = budgets[0] * len(places) + round((mean - budgets[0]) * len(places))
+        spent = {way: sum(budgets[k] for k in way) for way in product(range(3), repeat=len(places))}
+        nearest = max(total for total in spent.values() if total <= most)
+        ways = [way for way, total in spent.items() if total == nearest]
         costs = [sum(values[k, seq, place] for k, place in zip(way, places)) for way in ways]
         assert found[seq, places].tolist() == list(ways[int(np.argmin(costs))])
     assert found[1, 2] == -1
     with pytest.raises(ValueError, match="mean budgets"):
-        allocated(values, [2.1])
+        allocated(values, budgets, [budgets[-1] + 0.1])
 
 
 def test_mean_budgets_gain_and_are_what_the_routes_realise(lm, ids):

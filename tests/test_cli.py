@@ -61,6 +61,23 @@ def test_oracle_writes_routes_and_answers_from_the_store(tmp_path):
     assert stored.stat().st_mtime_ns == stamp
 
 
+def test_oracle_ties_layers_and_holds_others(tmp_path):
+    words = ("oracle", "--documents", 1, "--length", 4, "--context", "reference:big", "--out", tmp_path)
+    done = run(*words, "--groups", 2, "--free", "0,1, 4,5")
+    assert done.exit_code == 0, done.output
+    table = pd.read_parquet(tmp_path / "routes.parquet")
+    assert sorted(table["budget"].unique()) == [8, 10, 12]
+    assert {
+        text[0] == text[1] and text[4] == text[5] and text[2:4] + text[6:] == "B" * 8 for text in table["route"]
+    } == {True}
+    for given, message in (
+        (("--free", "0,x"), "free '0,x': give the numbers of layers"),
+        (("--free", "12"), "free layers [12]: name some of 0..11"),
+        (("--groups", 13), "13 groups of 12 layers: ask for 1..12"),
+    ):
+        assert f"error: {message}" in run(*words, *given).output
+
+
 def test_oracle_and_router_take_a_dense_model_and_let_it_skip(tmp_path):
     dense_model("gpt2", vocab=4096, context=128).save_pretrained(tmp_path / "own")
     AutoTokenizer.from_pretrained(ROOT / "data" / "duo-tiny").save_pretrained(tmp_path / "own")

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from duoviz import figures, frames, oracle, router
-from duoviz.routes import Space, to_text
+from duoviz.routes import BIG, Space, to_text
 from duoviz.study import OBJECTIVES, Study
 
 
@@ -109,6 +109,31 @@ def test_landscapes_of_a_source_say_what_a_search_finds(study, monkeypatch):
     drawn = {trace.name: trace for trace in figure.data if trace.xaxis == "x"}
     assert set(drawn) == {"descent", "surrogate", "random"}
     np.testing.assert_allclose(drawn["random"].customdata[:, 0], of.filter(like="random", axis=0)["regret_nats"])
+
+
+def test_a_study_keeps_to_its_tied_layers(study, monkeypatch):
+    monkeypatch.setattr("duoviz.study.landscapes.RETRACED", ("descent-0", "paths-1"))
+    source, way = "shipped-prose", {"context": "reference:big"}
+    tied = replace(study, groups=4, free=tuple(range(8)))
+    curves = {curve.name: curve for curve in tied.curves(source, **way)}
+    free = study.survey(source, **way)["nll"]
+    assert set(curves) == {"oracle", "label-free", "null", "sampled", "random-100", "fixed"}
+    for curve in curves.values():
+        assert curve.budgets.tolist() == [4, 6, 8, 10, 12]
+        scored = curve.routes[curve.routes[..., 0] >= 0]
+        assert (scored[:, 8:] == BIG).all()
+        assert (scored[:, 0:8:2] == scored[:, 1:8:2]).all()
+    assert (curves["oracle"].loss_nats >= free.loss_nats[4::2] - 1e-5).all()
+    assert (curves["oracle"].loss_nats <= curves["random-100"].loss_nats + 1e-5).all()
+    assert len(list(study.results.glob("survey-*"))) == 3  # the two of the tied study, and the free one
+    taken = (tied.schedule(source, 12, 5, **way).routes == BIG).sum(-1)
+    assert taken.tolist() == [[12, 10, 6, 4]] * 2  # of a ramp 12, 10, 7, 5
+    tables, tokens = tied.landscapes(source, positions=2), tied.tokens(source)
+    assert set(frames.regrets(tables["methods"], tables["candidates"], tokens)["routes"]) <= set(range(17))
+    allocated = oracle.sequence_mean(curves["oracle"])
+    bigs = (allocated.routes == BIG).sum(-1).mean(-1)
+    assert (bigs <= allocated.budgets[:, None]).all()
+    assert (np.nanmean(allocated.loss_nats, (1, 2)) <= np.nanmean(curves["oracle"].loss_nats, (1, 2)) + 1e-6).all()
 
 
 def by_candidates(tables, tokens):

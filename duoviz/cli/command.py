@@ -32,6 +32,10 @@ Bos = Annotated[
     str,
     typer.Option(help="Begin-of-text token: auto (as the tokenizer begins a text), yes or no.", metavar="auto|yes|no"),
 ]
+Groups = Annotated[int | None, typer.Option(help="Tie the layers into so many equal runs, which choose together.")]
+Free = Annotated[
+    str | None, typer.Option(help="Layers that choose, separated by commas; the others are big. All if not given.")
+]
 Seed = Annotated[int, typer.Option(help="Seed of every draw.")]
 
 
@@ -72,3 +76,15 @@ def bos_of(text: str) -> bool | Literal["auto"]:
     if text not in known:
         raise ValueError(f"bos {text!r}: give auto, yes or no")
     return known[text]
+
+
+def free_of(text: str | None) -> tuple[int, ...] | None:
+    """The value of `--free`, as `routes.Space` takes it.
+
+    Raises:
+        ValueError: anything but whole numbers.
+    """
+    numbers = None if text is None else [part.strip() for part in text.split(",")]
+    if numbers is not None and not all(number.isdecimal() for number in numbers):
+        raise ValueError(f"free {text!r}: give the numbers of layers, for example 0,4,9")
+    return None if numbers is None else tuple(map(int, numbers))

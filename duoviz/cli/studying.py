@@ -8,7 +8,21 @@ from typing import Annotated, Any
 
 import typer
 
-from .command import SHIPPED, Bos, Documents, Length, MicroRows, Model, Seed, Source, bos_of, command
+from .command import (
+    SHIPPED,
+    Bos,
+    Documents,
+    Free,
+    Groups,
+    Length,
+    MicroRows,
+    Model,
+    Seed,
+    Source,
+    bos_of,
+    command,
+    free_of,
+)
 
 
 @command("nothing was written; repeat the command")
@@ -43,6 +57,8 @@ def oracle(
     choices: Annotated[
         str | None, typer.Option(help="Allowed choices: SB, -B or -SB; if not given, SB, of a dense model -B.")
     ] = None,
+    groups: Groups = None,
+    free: Free = None,
     context: Annotated[str, typer.Option(help="committed, reference:big, reference:<route> or uniform.")] = "committed",
     objective: Annotated[
         str, typer.Option(help="nll, expected, expected:mean, null, sampled, agree_big or entropy.")
@@ -81,22 +97,23 @@ def oracle(
         results=out,
         fresh=fresh,
         bos=bos_of(bos),
+        groups=groups,
+        free=free_of(free),
     )
-    tokens, choices = session.tokens(source), choices or session.choices
-    ways: dict[str, Any] = {"context": context, "choices": choices}
-    ways["method"] = method if width is None else f"{method}-{width}"
+    tokens, space = session.tokens(source), session.space(choices)
+    ways: dict[str, Any] = {"context": context, "method": method if width is None else f"{method}-{width}"}
     setting = oracles.Setting(batch_size=batch_size, width=nodes, max_flops=max_flops)
 
     def say_cost() -> None:
-        flops = oracles.estimate_curve(session.lm, tokens, **ways)
-        rate = oracles.measured_rate(session.lm, tokens, objective=objective, setting=setting, **ways)
+        flops = oracles.estimate_curve(session.lm, tokens, choices=space, **ways)
+        rate = oracles.measured_rate(session.lm, tokens, choices=space, objective=objective, setting=setting, **ways)
         size = f"{len(tokens)} documents, {int(tokens.scored.sum()):,} positions"
         print(f"{size}: {flops:.2g} FLOPs, about {progress.duration(flops / rate)} on this machine", file=sys.stderr)
 
     if dry_run:
         say_cost()
         return
-    found = session.survey(source, (objective,), setting=setting, before=say_cost, **ways)
+    found = session.survey(source, (objective,), choices=choices, setting=setting, before=say_cost, **ways)
     curve = found[objective]
     for place in session.found:
         print(f"found in {place}", file=sys.stderr)

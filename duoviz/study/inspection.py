@@ -79,15 +79,13 @@ class Inspection:
             raise ValueError("context 'uniform' has no landscape of one token: take committed or reference:<route>")
         committed = question.context == "committed"
         setting = oracle.Setting(batch_size=BATCH, watch=watch, quiet=True)
-        ways: dict[str, Any] = {
-            "context": question.context,
-            "method": self.study.method(question.choices),
-            "choices": question.choices,
-        }
+        ways: dict[str, Any] = {"context": question.context, "method": self.study.method(question.choices)}
         own_scope = question.skip_scope == self._own_scope or "-" not in question.choices
         if question.text or not own_scope:  # what is stored has the model's own scope
-            return oracle.survey(self.lm, tokens, setting=setting, seed=self.study.seed, **ways)
-        return self.study.survey(question.source, OBJECTIVES if committed else CARRIED, setting=setting, **ways)
+            space = self.study.space(question.choices)
+            return oracle.survey(self.lm, tokens, choices=space, setting=setting, seed=self.study.seed, **ways)
+        ways |= {"choices": question.choices, "setting": setting}
+        return self.study.survey(question.source, OBJECTIVES if committed else CARRIED, **ways)
 
     def routed(self, analysis: Analysis, router: str) -> Routed:
         """What a router does on the texts.
@@ -109,7 +107,7 @@ class Inspection:
         self, analysis: Analysis, document: int, position: int, taken: Int8[np.ndarray, "position layer"]
     ) -> Landscape:
         """Every route's loss, or that of 4,096 drawn at random where there are more than a search enumerates."""
-        space = routes.Space(self.lm.layers, analysis.question.choices)
+        space = self.study.space(analysis.question.choices)
         count = space.count()
         with _scoped(analysis.question):
             if count <= AUTO_EXHAUSTIVE:

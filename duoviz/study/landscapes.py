@@ -52,7 +52,7 @@ def measured(
         one, *others = (each[..., -1] - metrics.least_of(each, k) for each in (true, *null))
         gains = {"true_nats": one, "null_nats": np.mean(others, axis=0)}
         made["candidates"].append(frames.sampled(tokens, places, gains, candidates=k))
-    spaces = {"free": [space], "each budget": routes.by_big(lm.layers, space.choices)}
+    spaces = {"free": [space], "each budget": routes.by_big(lm.layers, space)}
     for (name, searched), method in product(spaces.items(), RETRACED):
         regret, tried = oracle.retraced(space, true, searched, method, seed=seed)
         found = {"regret_nats": regret.mean(0), "routes": tried}

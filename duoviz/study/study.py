@@ -56,6 +56,8 @@ class Study:
         skip_scope: what a skip leaves out, if not what the model's configuration says.
         results: where new results are kept; see `places.runs`.
         bos: which special tokens a text begins with, as in `corpus.tokenize`.
+        groups, free: layers that choose together, and those that choose at all, as in `routes.Space`; every search keeps to
+            them.
         fresh: compute everything again, once. The environment variable DUOVIZ_FRESH, a time in seconds since 1970, has
             all studies compute again what was stored before.
     """
@@ -68,6 +70,8 @@ class Study:
     skip_scope: str | None = None
     results: Path = field(default_factory=lambda: places.runs() / "results")
     bos: corpus.Bos = "auto"
+    groups: int | tuple[tuple[int, ...], ...] | None = None
+    free: tuple[int, ...] | None = None
     fresh: bool = False
 
     def __post_init__(self) -> None:
@@ -116,28 +120,27 @@ class Study:
     ) -> dict[str, records.Curve]:
         """Best routes for every budget of big layers, for each objective (figures 2, 4).
 
-        Method and choices are `method` and `choices` of the study if not given; `before` is called when something has to be
-        computed.
+        Method and choices are those of the study if not given; `before` is called when something has to be computed.
         Objectives that share no pass (see `oracle.survey`) are results of their own: an interrupted survey keeps those it had.
         """
-        tokens, choices = self.tokens(source), choices or self.choices
+        tokens, space = self.tokens(source), self.space(choices)
         method = method or self.method(choices)
         if context == "uniform" and method not in ("exhaustive", RANDOM):
             method = RANDOM  # the searches follow one token's routes, not a whole text's
-        ways: dict[str, Any] = {"context": context, "method": method, "choices": choices}
-
+        ways: dict[str, Any] = {"context": context, "method": method, "choices": space.choices}
         groups: list[tuple[str, ...]] = [(name,) for name in objectives] if context == "committed" else [objectives]
 
         def compute(names: tuple[str, ...], keep: oracle.Keep) -> dict[str, pd.DataFrame]:
             before()
             own = replace(setting, watch=progress.part(setting.watch, groups.index(names), len(groups)))
-            found = oracle.survey(self.lm, tokens, objectives=names, setting=own, seed=self.seed, keep=keep, **ways)
+            given: dict[str, Any] = {**ways, "choices": space, "objectives": names, "seed": self.seed}
+            found = oracle.survey(self.lm, tokens, setting=own, keep=keep, **given)
             return {name.replace(":", "-"): frames.curve(curve, tokens) for name, curve in found.items()}
 
         tables: dict[str, pd.DataFrame] = {}
         for names in groups:
             drawn = method != "exhaustive" or any(name.startswith(oracle.SAMPLED) for name in names)
-            asked = {**_text(tokens), **ways, "objectives": names, "seed": self.seed if drawn else None}
+            asked = {**_about(tokens, space), **ways, "objectives": names, "seed": self.seed if drawn else None}
             tables |= self._cached("survey", asked, partial(compute, names))
         return {name: frames.curve_from_frame(tables[name.replace(":", "-")], tokens) for name in objectives}
 
@@ -145,21 +148,21 @@ class Study:
         self, source: str, space: routes.Space, *, documents: int, positions: int, context: str = "committed"
     ) -> records.Found:
         """A search that is never looked up: the first positions of the first documents."""
-        part = self.tokens(source)[:documents].cut(positions + 1)
-        return oracle.search(self.lm, part, space, context=context, method="auto")
+        few = self.tokens(source)[:documents].cut(positions + 1)
+        return oracle.search(self.lm, few, space, context=context, method="auto")
 
     def fixed_routes(self, choices: str | None = None) -> np.ndarray:
-        """For every budget the one route that is best on average on the calibration texts: int8 `[k, layer]`; of all routes, or
-        of 64 at random for each budget where there are too many."""
-        choices = choices or self.choices
+        """For every budget, in ascending order, the one route that is best on average on the calibration texts: int8
+        `[k, layer]`; of all routes, or of 64 at random for each budget where there are too many."""
+        space = self.space(choices)
         few = None if self.method(choices) == "exhaustive" else FIXED_CANDIDATES
         asked: dict[str, Any] = {} if few is None else {"candidates": few, "seed": self.seed}
 
         def compute(_: oracle.Keep) -> dict[str, pd.DataFrame]:
-            chosen = oracle.fixed(self.lm, self.calibration(), choices=choices, candidates=few, seed=self.seed)
+            chosen = oracle.fixed(self.lm, self.calibration(), choices=space, candidates=few, seed=self.seed)
             return {"fixed": pd.DataFrame({"budget": range(len(chosen)), "route": routes.to_texts(chosen)})}
 
-        asked |= {"choices": choices, **_text(self.calibration())}
+        asked |= {"choices": space.choices, **_about(self.calibration(), space)}
         table = self._cached("fixed", asked, compute)["fixed"]
         return np.stack([routes.from_text(text) for text in table.sort_values("budget")["route"]])
 
@@ -177,13 +180,9 @@ class Study:
         tokens, chosen = self.tokens(source), self.fixed_routes()
 
         def scored(targets: np.ndarray | None) -> records.Curve:
-            return records.Curve(
-                name="fixed",
-                context="uniform",
-                budgets=np.arange(len(chosen)),
-                routes=np.stack([oracle.same_for_all(tokens, route) for route in chosen]),
-                loss_nats=np.stack([self.lm.score(tokens, route, targets=targets) for route in chosen]),
-            )
+            every = np.stack([oracle.same_for_all(tokens, route) for route in chosen])
+            losses = np.stack([self.lm.score(tokens, route, targets=targets) for route in chosen])
+            return records.Curve("fixed", "uniform", (chosen == routes.BIG).sum(1), losses, every)
 
         if not null:
             return scored(None)
@@ -191,10 +190,8 @@ class Study:
         def compute(_: oracle.Keep) -> dict[str, pd.DataFrame]:
             return {"curve": frames.curve(scored(oracle.sample_targets(self.lm, tokens, seed=self.seed)), tokens)}
 
-        table = self._cached(
-            "fixed-null", {**_text(tokens), "routes": routes.to_texts(chosen).tolist(), "seed": self.seed}, compute
-        )["curve"]
-        return frames.curve_from_frame(table, tokens)
+        asked = {**_about(tokens), "routes": routes.to_texts(chosen).tolist(), "seed": self.seed}
+        return frames.curve_from_frame(self._cached("fixed-null", asked, compute)["curve"], tokens)
 
     def curves(self, source: str, *, context: str = "committed") -> list[records.Curve]:
         """Every policy over the number of big layers, beside each other (figure 4b). Where routes are too many to enumerate, the
@@ -206,13 +203,13 @@ class Study:
     def landscapes(self, source: str, *, positions: int = 32) -> dict[str, pd.DataFrame]:
         """What all routes of some positions of each text, evenly spaced, say under `reference:big` (see
         `landscapes.measured`)."""
-        tokens, space = self.tokens(source), routes.Space(self.lm.layers, self.choices)
+        tokens, space = self.tokens(source), self.space()
         asked = {"positions": positions, **landscapes.asked(space), "seed": self.seed}
 
         def compute(_: oracle.Keep) -> dict[str, pd.DataFrame]:
             return landscapes.measured(self.lm, tokens, space, positions=positions, seed=self.seed)
 
-        return self._cached("landscapes", {**_text(tokens), **asked}, compute)
+        return self._cached("landscapes", {**_about(tokens, space), **asked}, compute)
 
     def replayed(self, source: str, curve: records.Curve) -> records.Curve:
         """What the routes of a curve are worth in one ordinary forward pass, whatever context they were chosen in."""
@@ -221,12 +218,15 @@ class Study:
 
     def skipping(self, source: str, *, skip: int, context: str = "committed") -> records.Found:
         """Best routes with exactly so many layers skipped and the others big (figure 2d)."""
-        return self._search(source, [routes.Space(self.lm.layers, "-B", skip=skip)], context, {"skip": skip})
+        return self._search(source, [self.space("-B", skip=skip)], context, {"skip": skip})
 
     def schedule(self, source: str, first: int, last: int, *, context: str = "committed") -> records.Found:
-        """Best routes under a budget that changes along the text (figure 4c)."""
+        """Best routes under a budget that changes along the text (figure 4c); where layers are tied, the nearest that there
+        is."""
+        every = routes.by_big(self.lm.layers, self.space())
+        there = np.array([space.big for space in every])
         budgets = routes.ramp(first, last, positions=self.length - 1)
-        spaces = [routes.Space(self.lm.layers, self.choices, big=int(k)) for k in budgets]
+        spaces = [every[np.abs(there - budget).argmin()] for budget in budgets]
         return self._search(source, spaces, context, {"first": first, "last": last})
 
     def _search(self, source: str, spaces: list[routes.Space], context: str, asked: dict[str, Any]) -> records.Found:
@@ -237,7 +237,8 @@ class Study:
             found = oracle.search(self.lm, tokens, given, context=context, method="auto", keep=keep)
             return {"found": frames.found(found, tokens)}
 
-        table = self._cached("search", {**_text(tokens), "context": context, **asked}, compute)["found"]
+        request = {**_about(tokens, self.space()), "context": context, **asked}
+        table = self._cached("search", request, compute)["found"]
         return frames.found_from_frame(table, tokens)
 
     def difficulty(self, source: str, *, budget: int, context: str = "committed") -> pd.DataFrame:
@@ -280,7 +281,12 @@ class Study:
 
     def method(self, choices: str | None = None) -> str:
         """How all routes are searched, as `auto` picks it: exhaustive, or without enumeration where there are too many."""
-        return parse_method("auto", routes.Space(self.lm.layers, choices or self.choices))[0]
+        return parse_method("auto", self.space(choices))[0]
+
+    def space(self, choices: str | None = None, **budgets: int | str | None) -> routes.Space:
+        """The routes of some choices, the study's own if not given, and of budgets `big` and `skip`."""
+        given: dict[str, Any] = {"groups": self.groups, "free": self.free, **budgets}
+        return routes.Space(self.lm.layers, choices or self.choices, **given)
 
     @property
     def converted(self) -> Study | None:
@@ -294,10 +300,9 @@ class Study:
         Raises:
             FileNotFoundError: the model's folder holds none.
         """
-        path = Path(self.folder) / "training-log.parquet"
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: this model came without a training log")
-        return pd.read_parquet(path)
+        if (path := Path(self.folder) / "training-log.parquet").is_file():
+            return pd.read_parquet(path)
+        raise FileNotFoundError(f"{path}: this model came without a training log")
 
     def router(self, name: str) -> router.Router:
         """A router that belongs to the model, for example `budget-4` or `big-50-skip-50` (see `router.standard`)."""
@@ -316,14 +321,8 @@ class Study:
         budgets = [k for k in router.BUDGETS if f"budget-{k}" in self.routers()]
         if not budgets:
             return None
-        found = [self.routed(source, f"budget-{k}") for k in budgets]
-        return records.Curve(
-            name="router",
-            context="own",
-            budgets=np.array(budgets),
-            routes=np.stack([chosen for chosen, _ in found]),
-            loss_nats=np.stack([losses for _, losses in found]),
-        )
+        chosen, losses = zip(*(self.routed(source, f"budget-{k}") for k in budgets))
+        return records.Curve("router", "own", np.array(budgets), np.stack(losses), np.stack(chosen))
 
     def _cached(
         self, what: str, asked: dict[str, Any], compute: Callable[[oracle.Keep], dict[str, pd.DataFrame]]
@@ -339,10 +338,11 @@ class Study:
 _warn_once = cache(training.warn_of_split)  # texts are asked for again and again
 
 
-def _text(tokens: records.Tokens) -> dict[str, Any]:
-    """What a request says of its text: a source may change under its name, so its ids are part of it."""
+def _about(tokens: records.Tokens, space: routes.Space | None = None) -> dict[str, Any]:
+    """What a request says of its text, whose ids are part of it as a source may change under its name, and of tied layers."""
     shape = {"documents": len(tokens), "length": tokens.ids.shape[1]}
-    return {"source": tokens.source, "text": tokens.fingerprint, **shape}
+    ties = {} if space is None or space.groups is None else {"ties": str(space)}
+    return {"source": tokens.source, "text": tokens.fingerprint, **shape, **ties}
 
 
 def results(folder: Path, *, since: float = 0.0) -> store.Store:
