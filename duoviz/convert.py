@@ -6,18 +6,26 @@ the paper's small modules begin at random; here they can also begin as the part 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, Integer
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 from transformers.pytorch_utils import Conv1D
 
+from . import progress
 from .families import family
-from .model import DuoCausalLM, DuoConfig, DuoFFN, add_small, configuration
+from .model import Checkpoint, DuoCausalLM, DuoConfig, DuoFFN, add_small, configuration
 from .model.routing import in_this_thread
+from .records import above_zero, whole
 
 BEGINNINGS = ("neurons", "random")
 NARROWER = 16
@@ -150,3 +158,111 @@ def _with_inner(
     finally:
         hook.remove()
     return kept[0]
+
+
+@dataclass(frozen=True)
+class Imitation:
+    """How each small FFN learns by itself.
+
+    Attributes:
+        tokens: of training.
+        rows: sequences of a step.
+        learning_rate: its peak; it rises over the first steps, then falls to 0 as a cosine.
+        save_every: steps.
+
+    Raises:
+        ValueError: a number that is not above 0.
+    """
+
+    tokens: int
+    rows: int = 4
+    learning_rate: float = 1e-3
+    save_every: int = 50
+
+    def __post_init__(self) -> None:
+        whole(tokens=self.tokens, rows=self.rows, save_every=self.save_every)
+        above_zero(learning_rate=self.learning_rate)
+
+
+def imitate(
+    model: DuoCausalLM, rows: Integer[np.ndarray, "row token"], plan: Imitation, *, checkpoint: Path | None = None
+) -> pd.DataFrame:
+    """Train each small FFN by itself to do what the big one does in the dense model's forward passes.
+
+    A layer's loss is the mean over tokens of `|small - big|^2 / |h|^2`, h what the layer was given: the next norm divides by
+    that length, and the few tokens of enormous length that language models have would outweigh all others.
+
+    Args:
+        model: its small FFNs are trained, and nothing else.
+        rows: training rows, taken in order from the first, and again.
+        plan: how long and how fast.
+        checkpoint: a file that training resumes from, if it is there; it stays.
+
+    Returns:
+        A table: step, tokens and, by the same mean, `error`: the part of the big FFNs' outputs that is not reproduced, over all
+        layers, and `error_<layer>`.
+
+    Raises:
+        ValueError: a checkpoint that is damaged or of another training; an error that is NaN.
+    """
+    ffns: list[Any] = [layer.duo_ffn for layer in model.decoder_layers]
+    small = nn.ModuleList([ffn.small for ffn in ffns])
+    steps = max(1, plan.tokens // (plan.rows * rows.shape[1]))
+    optimizer = torch.optim.AdamW(small.parameters(), lr=plan.learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
+    asked = {**{k: v for k, v in asdict(plan).items() if k != "save_every"}, "rows_given": list(rows.shape)}
+    state = Checkpoint(checkpoint, asked, {"small": small})
+    log, warm = state.read(optimizer), max(1, steps // 20)
+    with _imitating(model, ffns) as errors, progress.bar("each small FFN by itself", begun=len(log) / steps) as watch:
+        for step in range(len(log), steps):
+            rate = min(1.0, (step + 1) / warm) * 0.5 * (1 + math.cos(math.pi * step / steps))
+            for group in optimizer.param_groups:
+                group["lr"] = plan.learning_rate * rate
+            places = np.arange(step * plan.rows, (step + 1) * plan.rows) % len(rows)
+            ids = torch.from_numpy(rows[places].astype(np.int64)).to(model.device)
+            optimizer.zero_grad()
+            with torch.no_grad():
+                model(ids, use_cache=False, logits_to_keep=1)
+            if not all(map(math.isfinite, errors)):
+                raise ValueError(f"an error is not finite at step {step}: lower the learning rate")
+            optimizer.step()
+            each = {f"error_{layer}": error for layer, error in enumerate(errors)}
+            log.append({"step": step + 1, "tokens": (step + 1) * ids.numel(), "error": float(np.mean(errors)), **each})
+            if (step + 1) % plan.save_every == 0 or step + 1 == steps:
+                state.write(optimizer, log)
+            watch((step + 1) / steps)
+    return pd.DataFrame(log)
+
+
+@contextmanager
+def _imitating(model: DuoCausalLM, ffns: list[DuoFFN]) -> Iterator[list[float]]:
+    """Inside, a dense forward pass adds to the gradients of the small FFNs, and says each layer's error."""
+    errors, lengths = [math.nan] * len(ffns), [torch.empty(0)] * len(ffns)
+
+    def begin(layer: int, given: Tensor) -> None:
+        lengths[layer] = given.detach().float().square().sum(-1).flatten()
+
+    def end(layer: int, x: Tensor, big: Tensor) -> None:
+        weight = 1 / lengths[layer].clamp(min=torch.finfo(torch.float32).tiny)
+        with torch.enable_grad():
+            missed = (ffns[layer].narrow(x.detach()) - big.detach()).flatten(0, -2).float().square().sum(-1)
+            loss = (missed * weight).mean()
+            loss.backward()
+        whole = big.detach().flatten(0, -2).float().square().sum(-1)
+        errors[layer] = float(loss.detach() / (whole * weight).mean())
+
+    needed = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    hooks = []
+    for parameter, _ in needed:
+        parameter.requires_grad_(False)
+    for index, (layer, ffn) in enumerate(zip(model.decoder_layers, ffns)):
+        ffn.small.requires_grad_(True)
+        first = in_this_thread(lambda _, args, kwargs, at=index: begin(at, (*args, *kwargs.values())[0]))
+        last = in_this_thread(lambda _, args, made, at=index: end(at, args[0], made))
+        hooks += [layer.register_forward_pre_hook(first, with_kwargs=True), ffn.register_forward_hook(last)]
+    try:
+        yield errors
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for parameter, before in needed:
+            parameter.requires_grad_(before)

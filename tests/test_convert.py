@@ -9,7 +9,7 @@ from conftest import dense_model
 from typer.testing import CliRunner
 
 from duoviz import cli, corpus, model, training
-from duoviz.convert import begin_with_neurons, convert
+from duoviz.convert import Imitation, begin_with_neurons, convert, imitate
 from duoviz.model import RandomPolicy
 from duoviz.study import train_small, training_rows
 
@@ -161,6 +161,70 @@ def test_distillation_alone_comes_nearer_to_the_dense_model(dense, text, tmp_pat
     log = pd.read_parquet(folder / "training-log.parquet").dropna(subset=["objective"])
     assert log["objective"].iloc[-1] < log["objective"].iloc[0]
     assert log["loss"].isna().all()  # what was minimised is no loss on the text
+
+
+def test_small_ffns_learn_by_themselves_and_are_saved_as_an_adapter(dense, text, tmp_path, monkeypatch):
+    ways = {"sources": [text], "layer_tokens": 30_000, "learning_rate": 3e-3, "adapter": True, "frozen": True}
+    write, calls = model.Checkpoint.write, []
+
+    def killed(self, *args):
+        write(self, *args)
+        calls.append(self.path)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(model.Checkpoint, "write", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train_small(str(dense), tmp_path, **ways)
+    assert calls[0].is_file()
+    monkeypatch.setattr(model.Checkpoint, "write", write)
+    folder = train_small(str(dense), tmp_path, **ways)
+    assert folder == tmp_path / "adapter"
+    assert not calls[0].exists()
+    log = pd.read_parquet(tmp_path / "converted" / "imitation-log.parquet")
+    assert log["step"].tolist() == list(range(1, len(log) + 1))
+    assert log["error"].iloc[-5:].mean() < 0.8 * log["error"].iloc[:5].mean()
+    lm, again = model.load(dense, choices="-B"), model.load(folder)
+    np.testing.assert_array_equal(again.score(IDS.numpy(), "BBB"), lm.score(IDS.numpy(), "BBB"))
+    assert str(tmp_path) not in (folder / "conversion.json").read_text().replace(str(dense), "")
+    with pytest.raises(ValueError, match="train them alone"):
+        train_small(str(dense), tmp_path / "other", adapter=True)
+    with pytest.raises(ValueError, match="layer_tokens -1"):
+        train_small(str(dense), tmp_path / "other", layer_tokens=-1)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "opt", "gemma2", "granite", "phi"])
+def test_a_layers_error_is_what_its_own_inputs_and_outputs_say(name):
+    """Of the first step, by hand: on the dense model's own forward pass, weighted by the length of what the layer is given."""
+    dense = dense_model(name)
+    duo = model.CLASSES[name][1](model.config_for(dense.config, small_width=4)).eval()
+    duo.load_state_dict(dense.state_dict(), strict=False)
+    before = {key: weight.clone() for key, weight in duo.state_dict().items()}
+    rows = IDS.numpy()
+    seen, hooks = [], []
+    for layer in duo.decoder_layers:
+        hooks.append(
+            layer.register_forward_pre_hook(
+                lambda _, args, kwargs: seen.append((*args, *kwargs.values())[0]), with_kwargs=True
+            )
+        )
+        hooks.append(layer.duo_ffn.register_forward_hook(lambda _, args, made: seen.append((args[0], made))))
+    with torch.no_grad():
+        duo(IDS)
+    for hook in hooks:
+        hook.remove()
+    wanted = []
+    for layer, h, (x, big) in zip(duo.decoder_layers, seen[::2], seen[1::2]):
+        with torch.no_grad():
+            missed, weight = layer.duo_ffn.narrow(x) - big, 1 / h.square().sum(-1).flatten()
+        shares = [(each.flatten(0, -2).square().sum(-1) * weight).mean() for each in (missed, big)]
+        wanted.append(float(shares[0] / shares[1]))
+    log = imitate(duo, rows, Imitation(tokens=8 * rows.size, rows=len(rows), learning_rate=1e-2))
+    np.testing.assert_allclose(log.filter(regex=r"error_\d").iloc[0], wanted, rtol=1e-4)
+    assert log["error"].iloc[0] == pytest.approx(np.mean(wanted), rel=1e-4)
+    assert log["error"].iloc[-1] < log["error"].iloc[0]
+    for key, weight in duo.state_dict().items():
+        assert torch.equal(weight, before[key]) == (".small." not in key)
+    assert all(parameter.requires_grad for parameter in duo.parameters())
 
 
 def test_nothing_is_dropped_out_of_a_model_that_is_trained_on(tmp_path):

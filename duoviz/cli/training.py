@@ -90,7 +90,10 @@ def convert(
         int | None, typer.Option(help="Width of the small FFNs; a sixteenth of the big if not given.")
     ] = None,
     begin: Annotated[str, typer.Option(help="neurons (the big FFN's most used ones, rescaled) or random.")] = "neurons",
-    tokens: Annotated[int, typer.Option(help="Training tokens; 0 for none.")] = 1_000_000,
+    layer_tokens: Annotated[
+        int, typer.Option(help="First train each small FFN by itself to do what its big one does, on so many tokens.")
+    ] = 0,
+    tokens: Annotated[int, typer.Option(help="Then train with random routes; 0 for none.")] = 1_000_000,
     frozen: Annotated[
         bool, typer.Option("--frozen/--together", help="Train the small FFNs alone, or all weights.")
     ] = True,
@@ -101,6 +104,9 @@ def convert(
     sources: Sources = "python-prose,python-code",
     micro_rows: MicroRows = 16,
     seed: Seed = 0,
+    adapter: Annotated[
+        bool, typer.Option("--adapter", help="Save only the small FFNs, beside the name of the dense model.")
+    ] = False,
 ) -> None:
     """Give a dense model small FFNs and train them with random routes. Repeat the command to resume."""
     from .. import study
@@ -110,6 +116,7 @@ def convert(
         out,
         small=small,
         begin=begin,
+        layer_tokens=layer_tokens,
         tokens=tokens,
         frozen=frozen,
         distil=distil,
@@ -117,8 +124,9 @@ def convert(
         sources=sources.split(","),
         micro_rows=micro_rows,
         seed=seed,
+        adapter=adapter,
     )
-    print(f"the Duo model is in {folder}")
+    print(f"the {'adapter' if adapter else 'Duo model'} is in {folder}")
 
 
 @command("training up to its last checkpoint is kept in {out}; repeat the command to go on from there")

@@ -24,6 +24,8 @@ What of that ecosystem is held by tests (`tests/test_ecosystem.py`, `test_famili
 | a route in another form, a misspelt `duo_` argument, small on a dense model | taken, or refused in one line |
 """
 
+from .adapter import save_adapter
+from .checkpoint import Checkpoint, replaced
 from .config import SKIP_SCOPES, DuoConfig
 from .duo import CLASSES, DuoCausalLM, DuoOutput, config_for
 from .flops import forward_flops, parameter_groups
@@ -36,6 +38,7 @@ from .routing import DuoFFN, DuoLayer, Routing
 __all__ = [
     "CLASSES",
     "SKIP_SCOPES",
+    "Checkpoint",
     "DuoCausalLM",
     "DuoConfig",
     "DuoFFN",
@@ -53,5 +56,7 @@ __all__ = [
     "load_model",
     "parameter_groups",
     "read_tokenizer",
+    "replaced",
+    "save_adapter",
     "undisturbed",
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from .. import corpus
 from .. import routes as routes_
 from ..records import Tokens
+from .checkpoint import digest
 from .duo import DuoCausalLM
 from .head import Head
 from .routing import in_this_thread
@@ -174,14 +174,9 @@ class LanguageModel:
         return known[1]
 
     def _digest(self, said: str) -> str:
-        digest = hashlib.sha256(said.encode())
-        for name, tensor in sorted(self.model.state_dict().items()):
-            if ".small." in name and not self.model.has_small:
-                continue  # which only hold the place
-            digest.update(name.encode())
-            rounded = tensor.detach().cpu().to(torch.bfloat16).contiguous()
-            digest.update(rounded.reshape(-1).view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()[:12]
+        """Without small FFNs that only hold the place."""
+        state = self.model.state_dict()
+        return digest({k: w for k, w in state.items() if self.model.has_small or ".small." not in k}, said)
 
     def check(self, tokens: Text) -> Tokens:
         """What is to be read as a record that this model can read.

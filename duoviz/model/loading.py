@@ -1,8 +1,7 @@
-"""Models from a folder or the Hub: Duo models, and dense ones whose layers can be skipped."""
+"""Models from a folder or the Hub: Duo models, adapters, and dense ones whose layers can be skipped."""
 
 from __future__ import annotations
 
-import re
 from functools import lru_cache
 from importlib.util import find_spec
 from logging import getLogger
@@ -11,7 +10,7 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from huggingface_hub import HfApi, try_to_load_from_cache
+from huggingface_hub import HfApi
 from huggingface_hub.errors import HTTPError, RepositoryNotFoundError, StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
@@ -21,6 +20,7 @@ from transformers.utils import logging
 from .. import places
 from .. import routes as routes_
 from ..families import family
+from .adapter import HUB_ID, add_adapter, in_cache, is_adapter, place_of_base
 from .config import SKIP_SCOPES, DuoConfig
 from .duo import CLASSES, DuoCausalLM, config_for
 from .language_model import LanguageModel
@@ -103,6 +103,12 @@ def load_model(
     if choices is not None and (not choices or set(choices) - set(routes_.LETTERS)):
         raise ValueError(f"choices {choices!r}: name letters of '-SB', for example '-B'")
     config = configuration(path)
+    if isinstance(config, DuoConfig) and is_adapter(path):
+        place = place_of_base(path)
+        configuration(place)  # or what is wrong with it
+        made = _read(place, config, dtype="auto", device_map=device_map, new=".small.")
+        add_adapter(made, path, place)
+        return made if dtype == "auto" else made.to(_dtype(dtype))
     if isinstance(config, DuoConfig):
         return _read(path, config, dtype=dtype, device_map=device_map)
     if choices is None or routes_.LETTERS[routes_.SMALL] in choices:
@@ -181,11 +187,11 @@ def _place(path: Path | str) -> dict[str, Any]:
         return {"path": str(Path(path).parent), "gguf_file": Path(path).name}
     if Path(path).is_dir():
         return {"path": str(path)}
-    # 'gpt2' and others of the first days have no owner; 'runs/x' might be an id, but not where there is a folder 'runs'
-    an_id = re.fullmatch(r"([\w.-]+/)?[\w.-]+", str(path)) and not ("/" in str(path) and Path(path).parent.exists())
+    # 'runs/x' might be an id, but not where there is a folder 'runs'
+    an_id = HUB_ID.fullmatch(str(path)) and not ("/" in str(path) and Path(path).parent.exists())
     if not an_id:
         raise FileNotFoundError(f"model {path}: there is no such folder, and it is not a Hub id like 'owner/name'")
-    if not isinstance(try_to_load_from_cache(str(path), "config.json"), str):
+    if not in_cache(str(path)):
         try:  # asked once, as transformers would try again and again where there is no connection
             HfApi().model_info(str(path), timeout=20)
         except RepositoryNotFoundError as error:
@@ -227,10 +233,7 @@ def _read(
         OSError: the weights cannot be read; ValueError: an unknown dtype, or weights that are missing, of another shape, NaN,
             infinite or on no device.
     """
-    if dtype != "auto" and not isinstance(dtype, torch.dtype):
-        if dtype not in DTYPES:
-            raise ValueError(f"dtype {dtype!r}: allowed are 'auto', {', '.join(map(repr, DTYPES))}")
-        dtype = DTYPES[dtype]
+    dtype = dtype if dtype == "auto" else _dtype(dtype)
     _, causal_lm = CLASSES[family(config.model_type).name]
     shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
@@ -268,6 +271,12 @@ def _read(
         LOG.warning("%s ties head and embeddings in its configuration but holds two matrices: both are kept", path)
         model.config.tie_word_embeddings = False
     return model
+
+
+def _dtype(dtype: torch.dtype | str) -> torch.dtype:
+    if isinstance(dtype, str) and dtype not in DTYPES:
+        raise ValueError(f"dtype {dtype!r}: allowed are 'auto', {', '.join(map(repr, DTYPES))}")
+    return DTYPES[dtype] if isinstance(dtype, str) else dtype
 
 
 def _from_gguf(
@@ -330,7 +339,7 @@ def read_tokenizer(path: Path | str) -> PreTrainedTokenizerBase | None:
     path = places.found(path)
     files = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
     if Path(path).is_dir() and not any(Path(path, name).is_file() for name in files):
-        return None
+        return read_tokenizer(place_of_base(path)) if is_adapter(path) else None
     place = _place(path)
     try:
         return AutoTokenizer.from_pretrained(place.pop("path"), trust_remote_code=False, **place)

@@ -1,24 +1,18 @@
-"""Routers on disk: the saved router and the checkpoint of one that is training."""
+"""Routers on disk."""
 
 from __future__ import annotations
 
 import json
-import os
-import pickle
-from collections.abc import Callable
 from dataclasses import asdict, astuple
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
 
+from ..model import replaced
 from .linear import Mixture, Router
 
-Log = list[dict[str, float | int]]
-"""One record per step."""
 BUDGETS = (2, 4, 6, 8, 10)
 MIXTURES = ((0.3, 0.7, 0.0), (0.5, 0.0, 0.5), (0.5, 0.3, 0.2), (0.0, 0.5, 0.5), (0.3, 0.5, 0.2))
 """Shares of big, small and skip."""
@@ -65,8 +59,8 @@ def save(router: Router, folder: Path | str) -> None:
         "offset": router.offset.tolist(),
     }
     weights = {name: tensor.contiguous() for name, tensor in router.state_dict().items()}
-    _replace(folder / "router.safetensors", lambda partial: save_file(weights, partial))
-    _replace(folder / "router.json", lambda partial: partial.write_text(json.dumps(facts, indent=1) + "\n"))
+    replaced(folder / "router.safetensors", lambda partial: save_file(weights, partial))
+    replaced(folder / "router.json", lambda partial: partial.write_text(json.dumps(facts, indent=1) + "\n"))
 
 
 def load(folder: Path | str) -> Router:
@@ -95,62 +89,3 @@ def load(folder: Path | str) -> Router:
         raise ValueError(f"router {folder} is damaged: {error}; train it again") from error
     router.facts = facts
     return router.eval()
-
-
-class Checkpoint:
-    """The file a killed training resumes from.
-
-    Args:
-        path: the file; with None nothing is kept.
-        training: all that must be the same when it resumes.
-        backbone: the model, if it trains too.
-    """
-
-    def __init__(self, path: Path | None, training: dict[str, Any], *, backbone: nn.Module | None) -> None:
-        self.path, self.training, self.backbone = path, training, backbone
-
-    def write(self, router: Router, optimizer: torch.optim.Optimizer, log: Log) -> None:
-        """Keep the state of now in place of what is kept."""
-        if self.path is None:
-            return
-        state = {
-            "training": self.training,
-            "router": router.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "log": log,
-        }
-        if self.backbone is not None:
-            state["model"] = self.backbone.state_dict()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        _replace(self.path, lambda partial: torch.save(state, partial))
-
-    def read(self, router: Router, optimizer: torch.optim.Optimizer) -> Log:
-        """Set everything to the state kept; returns the log until then, empty where there is no file.
-
-        Raises:
-            ValueError: a damaged file, or one of another training.
-        """
-        if self.path is None or not self.path.is_file():
-            return []
-        try:
-            state = torch.load(self.path, weights_only=True)
-        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            raise ValueError(f"checkpoint {self.path} is damaged ({error}): delete it to start again") from error
-        kept = state.get("training", {})
-        differ = {k: (kept.get(k), asked) for k, asked in self.training.items() if kept.get(k) != asked}
-        if differ:
-            raise ValueError(
-                f"checkpoint {self.path} is of another training, (kept, asked) = {differ}: ask for the same, or delete it"
-            )
-        router.load_state_dict(state["router"])
-        optimizer.load_state_dict(state["optimizer"])
-        if self.backbone is not None:
-            self.backbone.load_state_dict(state["model"])
-        return state["log"]
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file so that it is there whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    write(partial)
-    os.replace(partial, path)

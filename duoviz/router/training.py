@@ -18,9 +18,8 @@ from jaxtyping import Float, Integer
 from torch import Tensor
 
 from .. import progress
-from ..model import LanguageModel
+from ..model import Checkpoint, LanguageModel
 from ..records import above_zero, whole
-from .files import Checkpoint
 from .linear import NAMES, Mixture, Router
 
 
@@ -109,15 +108,16 @@ def train(
     if plan.train_backbone:
         groups.append({"params": list(lm.model.parameters()), "lr": plan.learning_rate / 10})
     optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
-    state = Checkpoint(checkpoint, _identity(lm, rows, plan), backbone=lm.model if plan.train_backbone else None)
+    trained = {"router": router, **({"model": lm.model} if plan.train_backbone else {})}
+    state = Checkpoint(checkpoint, _identity(lm, rows, plan), trained)
     with _backbone(lm, frozen=not plan.train_backbone):
-        log = state.read(router, optimizer)
+        log = state.read(optimizer)
         with progress.bar("training the router", begun=len(log) / steps) as watch:
             for step in range(len(log), steps):
                 router.beta.fill_(plan.beta_start * (plan.beta_end / plan.beta_start) ** (step / max(1, steps - 1)))
                 log.append(_step(lm, router, optimizer, rows, plan, step))
                 if (step + 1) % plan.save_every == 0 or step + 1 == steps:
-                    state.write(router, optimizer, log)
+                    state.write(optimizer, log)
                 watch((step + 1) / steps)
     router.facts = {**asdict(plan), "tokens": steps * plan.rows * rows.shape[1], "model": lm.fingerprint}
     return router.eval(), pd.DataFrame(log)

@@ -16,7 +16,8 @@ import pandas as pd
 import torch
 
 from .. import convert, corpus, router, store, training
-from ..model import config_for, read_tokenizer
+from ..model import config_for, load_model, read_tokenizer, save_adapter
+from ..model.adapter import base_of
 from ..records import above_zero
 from ..router import Mixture
 from .study import Study
@@ -62,32 +63,42 @@ def train_small(
     *,
     small: int | None = None,
     begin: str = "neurons",
+    layer_tokens: int = 0,
     tokens: int = 0,
     learning_rate: float = 1e-3,
     sources: Sequence[str] = corpus.PYTHON,
     seed: int = 0,
+    adapter: bool = False,
     **ways: Any,
 ) -> Path:
-    """Give a dense model small FFNs and train them with random routes; returns the Duo model's folder.
+    """Give a dense model small FFNs and train them with random routes; returns the folder of the Duo model, or adapter.
 
     Args:
         path: folder or Hub id of the dense model.
         out: folder of the run; one that was cut off goes on from there.
         small, begin: as in `duoviz.convert.convert`.
-        tokens: of training; 0 for none.
-        learning_rate: its peak.
+        layer_tokens: on which each small FFN first learns by itself what its big one does (`duoviz.convert.imitate`); 0 for none.
+        tokens: of training with random routes; 0 for none.
+        learning_rate: its peak, of both.
         sources: text on which the use of neurons is measured, and which is trained on.
         seed: of every draw.
+        adapter: save the small FFNs alone, beside the name of the dense model (see `duoviz.model.adapter`).
         **ways: `frozen`, `distil`, `micro_rows` and others of `training.Stage1`.
 
     Raises:
-        ValueError: as `convert.convert`, `training_rows` and `training.train`; another process writes to this folder.
+        ValueError: as `convert.convert`, `training_rows` and `training.train`; another process writes to this folder; an
+            adapter of a model whose other weights are trained too.
     """
-    if tokens < 0 or not isinstance(tokens, int):
-        raise ValueError(f"tokens {tokens!r}: give a whole number of training tokens, or 0 for none")
+    if adapter and not ways.get("frozen", False):
+        raise ValueError("an adapter holds the small FFNs alone: train them alone (frozen)")
+    for name, number in (("tokens", tokens), ("layer_tokens", layer_tokens)):
+        if not isinstance(number, int) or number < 0:
+            raise ValueError(f"{name} {number!r}: give a whole number of training tokens, or 0 for none")
     above_zero(learning_rate=learning_rate)
     begun = out / "converted"
-    asked = {"model": str(path), "begin": begin, "small": small, "seed": seed, "sources": list(sources)}
+    asked: dict[str, Any] = {"model": str(path), "begin": begin, "small": small, "seed": seed, "sources": list(sources)}
+    if layer_tokens:
+        asked |= {"layer_tokens": layer_tokens, "learning_rate": learning_rate}
     with store.only_writer(out / "training.lock"), store.room_in(out):
         plan = None
         whole = convert.dense(path)
@@ -98,24 +109,41 @@ def train_small(
         if not begun.is_dir():
             length = min(training.ROW, whole.max_position_embeddings)
             tokenizer: Any = read_tokenizer(path)
-            rows = training_rows(tokenizer, MEASURED_ROWS * length, length=length, sources=sources, seed=seed)
-            ids = torch.from_numpy(rows.astype(np.int64))
+            number = MEASURED_ROWS * length + layer_tokens
+            rows = training_rows(tokenizer, number, length=length, sources=sources, seed=seed)
+            ids = torch.from_numpy(rows[:MEASURED_ROWS].astype(np.int64))
             model = convert.convert(path, ids, small=small, begin=begin, seed=seed)
             partial = out / "converted.partial"
             shutil.rmtree(partial, ignore_errors=True)
+            if layer_tokens:
+                alone = convert.Imitation(layer_tokens, learning_rate=learning_rate)
+                log = convert.imitate(model, rows[MEASURED_ROWS:], alone, checkpoint=out / "imitation.pt")
             model.save_pretrained(partial)
+            if layer_tokens:
+                log.to_parquet(partial / "imitation-log.parquet", index=False)
             tokenizer.save_pretrained(partial)
             for file in (Path(path) / name for name in training.RECORD):
                 if file.is_file():
                     shutil.copyfile(file, partial / file.name)
             (partial / training.CONVERSION).write_text(json.dumps(asked, indent=1) + "\n")
             partial.rename(begun)
+            (out / "imitation.pt").unlink(missing_ok=True)
         known = json.loads((begun / training.CONVERSION).read_text())
         if known != asked:
             raise ValueError(f"{out} holds a conversion with {known}: repeat that, or give another folder")
-        if plan is None:
-            return begun
-        return training.train(replace(plan, start=begun))
+        folder = begun if plan is None else training.train(replace(plan, start=begun))
+        return _adapter(folder, out / "adapter", path) if adapter else folder
+
+
+def _adapter(folder: Path, out: Path, base: str) -> Path:
+    """What a converted model's folder holds beside the dense model, and what it says of its training."""
+    save_adapter(load_model(folder), out, base=base)
+    for path in (folder / name for name in (*training.RECORD, "README.md") if (folder / name).is_file()):
+        if path.suffix == ".parquet":
+            shutil.copyfile(path, out / path.name)
+        else:  # where the dense model was on this machine is nobody else's business
+            (out / path.name).write_text(path.read_text().replace(str(base), str(base_of(out))))
+    return out
 
 
 def training_rows(
