@@ -178,7 +178,7 @@ def test_paths_answer_the_budgets_of_a_deep_model(context):
     lm, ids = tiny_model(layers=10), np.random.default_rng(1).integers(0, 61, (1, 4))
     found, other = (
         oracle.by_budget(lm, ids, context=context, method=method, setting=oracle.Setting(quiet=True))
-        for method in ("paths", "descent")
+        for method in ("paths-1", "descent")
     )
     assert np.array_equal((found.routes == BIG).sum(-1), np.broadcast_to(np.arange(11)[:, None, None], (11, 1, 3)))
     if context == "committed":
@@ -193,6 +193,9 @@ def test_auto_enumerates_what_is_small_and_says_so(lm, ids, monkeypatch):
     monkeypatch.setattr(methods, "AUTO_EXHAUSTIVE", 15)
     assert oracle.search(lm, ids, Space(4), method="auto").method == "descent"
     assert oracle.by_budget(lm, ids, method="auto", context="reference:big").name == "oracle"  # at most 6 routes each
+    monkeypatch.setattr(methods, "AUTO_EXHAUSTIVE", 5)
+    assert oracle.by_budget(lm, ids, method="auto", context="reference:big").name == "paths"
+    assert oracle.by_budget(lm, ids, method="auto").name == "descent"  # each budget has its own history
 
 
 def test_the_cost_of_a_curve_is_that_of_the_search_which_answers_it(ids, monkeypatch):
@@ -200,7 +203,7 @@ def test_the_cost_of_a_curve_is_that_of_the_search_which_answers_it(ids, monkeyp
     monkeypatch.setattr(methods, "AUTO_EXHAUSTIVE", 300)  # 1,024 routes in all, at most 252 of a budget
     auto, exact, paths, descent = (
         estimate_curve(lm, ids, context="reference:big", method=method)
-        for method in ("auto", "exhaustive", "paths", "descent")
+        for method in ("auto", "exhaustive", "paths-1", "descent")
     )
     assert auto == exact
     assert paths == oracle.estimate(lm, ids, Space(10), context="reference:big", method="paths-1") < descent

@@ -43,7 +43,7 @@ def estimate_curve(
     """FLOPs of a whole curve over the number of big layers for one objective: one pass for each budget under `committed`,
     one for all of them otherwise."""
     spaces = by_big(lm.layers, choices)
-    name, number = parse(method, max(spaces, key=Space.count))
+    name, number = parse(method, max(spaces, key=Space.count), curve=context != "committed")
     whole = replace(spaces[0], big=None)
     if context != "committed" and name == "exhaustive":
         return estimate(lm, tokens, whole, context=context)

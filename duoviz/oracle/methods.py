@@ -285,20 +285,25 @@ METHODS = {
     "beam": Method(beam, 32, 1, lambda space, n: n * len(space.sizes) * len(space.allowed)),
     "mcts": Method(mcts, 200, 1, lambda space, n: n),
     "surrogate": Method(surrogate, 160, 4, lambda space, n: n + n // 4),
-    "paths": Method(paths, 1, 1, lambda space, n: n * len(space.sizes) ** 2 * len(space.allowed) // 2, together=True),
+    "paths": Method(paths, 4, 1, lambda space, n: n * len(space.sizes) ** 2 * len(space.allowed) // 2, together=True),
 }
 AUTO_EXHAUSTIVE = 20_000
 """Routes up to which `auto` enumerates."""
 
 
-def parse(text: str, space: Space) -> tuple[str, int]:
+def parse(text: str, space: Space, *, curve: bool = False) -> tuple[str, int]:
     """Name and number of a method, for example `("random", 100)` of `"random-100"`; `auto` becomes the one it stands for.
+
+    Args:
+        text: the method.
+        space: what it searches.
+        curve: whether it searches all budgets of the space at once.
 
     Raises:
         ValueError: an unknown method, or a number that it cannot have.
     """
     if text == "auto":
-        text = "exhaustive" if space.count() <= AUTO_EXHAUSTIVE else "descent"
+        text = "exhaustive" if space.count() <= AUTO_EXHAUSTIVE else "paths" if curve else "descent"
     name, dash, number = text.partition("-")
     least = {"random": 1, **{known: method.least for known, method in METHODS.items()}}.get(name)
     if text == "exhaustive":

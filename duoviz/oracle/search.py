@@ -52,7 +52,8 @@ def search(
         space: the routes to search; or one space per position, for budgets that change along the text.
         context: `committed`, `reference:big`, `reference:small`, `reference:<route>` or `uniform`.
         method: `exhaustive`; `random-K`: the best of K routes drawn without replacement, the same for all positions; one
-            that does not enumerate (`duoviz.oracle.methods`); or `auto`: exhaustive up to 20,000 routes, else descent.
+            that does not enumerate (`duoviz.oracle.methods`); or `auto`: exhaustive up to 20,000 routes, else descent (of a
+            curve that one search can answer, paths).
         objective: see `duoviz.oracle.objectives`.
         setting: batch, memory and cost bounds.
         seed: of the method's draws, and of `null` and `sampled` where they name none.
@@ -151,13 +152,13 @@ def survey(
     """
     tokens = lm.check(tokens)
     goals, spaces = [Objective.of(text, seed=seed) for text in objectives], by_big(lm.layers, choices)
-    named = _check(lm, set(spaces), context, method, goals)
+    named = _check(lm, set(spaces), context, method, goals, curve=True)
     flops = estimate_curve(lm, tokens, choices=choices, context=context, method=method)
     check_cost(flops * (len(goals) if context == "committed" else 1), setting.max_flops)
     spaces_at = [spaces] * tokens.scored.shape[1]
     best, effort = execute(lm, tokens, spaces_at, goals, Way(context, named, setting, seed), keep)
     names = {
-        "nll": "oracle" if named[0] == "exhaustive" else method,
+        "nll": "oracle" if named[0] == "exhaustive" else named[0] if method == "auto" else method,
         "expected": "label-free",
         "expected:mean": "label-free, mean teacher",
     }
@@ -207,7 +208,13 @@ def measured_rate(
 
 
 def _check(
-    lm: LanguageModel, spaces: set[Space], context: str, method: str, goals: Sequence[Objective]
+    lm: LanguageModel,
+    spaces: set[Space],
+    context: str,
+    method: str,
+    goals: Sequence[Objective],
+    *,
+    curve: bool = False,
 ) -> tuple[str, int]:
     """That this can be asked of the model; name and number of the method.
 
@@ -217,7 +224,7 @@ def _check(
     reference_routes(lm, context)
     for each in spaces:
         check_space(lm, each)
-    named = parse(method, max(spaces, key=Space.count))
+    named = parse(method, max(spaces, key=Space.count), curve=curve and context != "committed")
     if context == "uniform" and (named[0] in METHODS or any(goal.name != "nll" for goal in goals)):
         raise ValueError("context 'uniform' takes objective 'nll', and method 'exhaustive' or 'random-K'")
     return named

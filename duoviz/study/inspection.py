@@ -79,7 +79,10 @@ class Inspection:
             raise ValueError("context 'uniform' has no landscape of one token: take committed or reference:<route>")
         committed = question.context == "committed"
         setting = oracle.Setting(batch_size=BATCH, watch=watch, quiet=True)
-        ways: dict[str, Any] = {"context": question.context, "method": self.study.method(question.choices)}
+        ways: dict[str, Any] = {
+            "context": question.context,
+            "method": self.study.method(question.choices, question.context),
+        }
         own_scope = question.skip_scope == self._own_scope or "-" not in question.choices
         if question.text or not own_scope:  # what is stored has the model's own scope
             space = self.study.space(question.choices)

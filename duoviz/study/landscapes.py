@@ -15,7 +15,13 @@ CANDIDATES = tuple(2**power for power in range(20))
 """Numbers of random routes whose best is compared with all big, up to all routes."""
 NULL_DRAWS = 4
 """Sampled targets of a landscape's position."""
-NUMBERS = {"descent": (0, 1, 2, 4), "surrogate": (20, 40, 80, 160), "beam": (4, 8, 16, 32), "mcts": (25, 50, 100, 200)}
+NUMBERS = {
+    "paths": (1, 2, 4, 8),
+    "descent": (0, 1, 2, 4),
+    "surrogate": (20, 40, 80, 160),
+    "beam": (4, 8, 16, 32),
+    "mcts": (25, 50, 100, 200),
+}
 RETRACED = tuple(f"{name}-{number}" for name, numbers in NUMBERS.items() for number in numbers)
 """Methods that do not enumerate, with their numbers."""
 

@@ -124,7 +124,7 @@ class Study:
         Objectives that share no pass (see `oracle.survey`) are results of their own: an interrupted survey keeps those it had.
         """
         tokens, space = self.tokens(source), self.space(choices)
-        method = method or self.method(choices)
+        method = method or self.method(choices, context)
         if context == "uniform" and method not in ("exhaustive", RANDOM):
             method = RANDOM  # the searches follow one token's routes, not a whole text's
         ways: dict[str, Any] = {"context": context, "method": method, "choices": space.choices}
@@ -279,9 +279,9 @@ class Study:
         """What the route without a big layer is called."""
         return "all small" if self.choices == "SB" else "all skipped"
 
-    def method(self, choices: str | None = None) -> str:
-        """How all routes are searched, as `auto` picks it: exhaustive, or without enumeration where there are too many."""
-        return parse_method("auto", self.space(choices))[0]
+    def method(self, choices: str | None = None, context: str = "reference:big") -> str:
+        """How all budgets are searched, as `auto` picks it: exhaustive, or without enumeration where routes are too many."""
+        return parse_method("auto", self.space(choices), curve=context != "committed")[0]
 
     def space(self, choices: str | None = None, **budgets: int | str | None) -> routes.Space:
         """The routes of some choices, the study's own if not given, and of budgets `big` and `skip`."""
