@@ -296,6 +296,68 @@ def test_random_routes_belong_to_a_token():
     torch.testing.assert_close(torch.stack(beside.logits), torch.stack(out.logits), atol=1e-4, rtol=1e-4)
 
 
+WAYS = {
+    "given": {"duo_routes": "SBS-"},
+    "per token": {"duo_routes": RandomPolicy(0.4, 0.3, 0.3, seed=4).routes(1, 40, 4)},
+    "policy": {"duo_policy": RandomPolicy(0.4, 0.3, 0.3, seed=5)},
+    "router": {"duo_router": LEARNED},
+    "nothing": {},
+}
+MANNERS = {
+    "greedy": {},
+    "no cache": {"use_cache": False},
+    "lookup": {"prompt_lookup_num_tokens": 3},
+    "small drafts": {"assistant_routes": "SSSS"},
+    "early exit": {"assistant_early_exit": 2},
+    "guidance": {"guidance_scale": 1.5},
+    "chunks": {"prefill_chunk_size": 5},
+}
+
+
+@pytest.mark.parametrize("manner", MANNERS)
+@pytest.mark.parametrize("way", WAYS)
+def test_generate_returns_the_routes_that_were_taken(way, manner):
+    """With them, one forward pass over the text gives the logits that it was made from."""
+    lm, prompt = tiny_model(), X[:1].repeat(1, 2)
+    how = {"attention_mask": torch.ones_like(prompt), "max_new_tokens": 9, "do_sample": False, "pad_token_id": 0}
+    how |= {"eos_token_id": None, "return_dict_in_generate": True, "output_logits": True}
+    made = lm.model.generate(prompt, **WAYS[way], **MANNERS[manner], **how)
+    assert made.duo_routes.shape == (1, 32, 4)
+    assert made.duo_routes.dtype == torch.int8
+    if way in ("per token", "policy"):
+        asked = WAYS[way].get("duo_routes", RandomPolicy(0.4, 0.3, 0.3, seed=5).routes(1, 40, 4))
+        assert torch.equal(made.duo_routes, asked[:, :32])
+    assert (made.duo_routes == BIG).all() == (way == "nothing")
+    again = lm.model(made.sequences[:, :-1], duo_routes=made.duo_routes).logits
+    torch.testing.assert_close(torch.stack(made.logits, 1), again[:, 23:], atol=1e-4, rtol=1e-4)
+
+
+def cache_of(lm, ids):
+    cache = DynamicCache(config=lm.model.config)
+    lm.model(ids, past_key_values=cache, use_cache=True)
+    return cache
+
+
+def test_routes_that_were_taken_stand_at_their_tokens():
+    lm, policy = tiny_model(), RandomPolicy(0.4, 0.3, 0.3, seed=6)
+    how = {"max_new_tokens": 5, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
+    told = {"return_dict_in_generate": True, "duo_policy": policy}
+    embeds = lm.model.get_input_embeddings()(X)
+    for given in ({"inputs": X}, {"inputs_embeds": embeds}):
+        assert torch.equal(lm.model.generate(**given, **how, **told).duo_routes, policy.routes(3, 16, 4))
+    seen = {"attention_mask": torch.ones_like(X)}
+    whole, only_new = (
+        lm.model.generate(ids, past_key_values=cache_of(lm, X[:, :7]), **seen, **how, **told).duo_routes
+        for ids in (X, X[:, 7:])
+    )
+    assert (whole[:, :7] == -1).all()
+    assert torch.equal(whole[:, 7:], policy.routes(3, 16, 4)[:, 7:])
+    assert (only_new[:, :7] == -1).all()
+    assert torch.equal(only_new[:, 7:], whole[:, 7:])
+    assert not hasattr(lm.model.generate(X, num_beams=2, **how, **told), "duo_routes")
+    assert isinstance(lm.model.generate(X, **how), torch.Tensor)
+
+
 def test_reentrant_checkpointing_of_a_router_is_refused():
     lm, learned = tiny_model(), copy.deepcopy(LEARNED).train()
     lm.model.train()
@@ -433,6 +495,7 @@ def test_virtual_tokens_of_prefix_tuning_have_no_routes():
     way = {"attention_mask": torch.ones_like(X), "max_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
     told = {"eos_token_id": None, "return_dict_in_generate": True, "output_logits": True}
     made = tuned.generate(input_ids=X, duo_routes=given, **way, **told)
+    assert torch.equal(made.duo_routes, given[:, :19])
     whole = tuned(made.sequences, attention_mask=torch.ones_like(made.sequences), duo_routes=given).logits
     torch.testing.assert_close(torch.stack(made.logits, 1), whole[:, 11:-1], atol=1e-4, rtol=1e-4)
     assert not torch.allclose(whole, lm.model(made.sequences, duo_routes=given).logits, atol=1e-2)  # they are attended

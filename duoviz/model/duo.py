@@ -30,7 +30,7 @@ from ..routes import SMALL
 from .config import OWN_FIELDS, DuoConfig
 from .generation import RoutedGeneration, cached, only_one
 from .policy import RandomPolicy
-from .routing import SCOPE, DuoFFN, DuoLayer, GivenRoutes, LearnedRoutes, PostNorm, Routing
+from .routing import NOTED, SCOPE, DuoFFN, DuoLayer, GivenRoutes, LearnedRoutes, PostNorm
 
 
 @dataclass
@@ -137,6 +137,8 @@ class DuoCausalLM(RoutedGeneration, PreTrainedModel if TYPE_CHECKING else nn.Mod
         if self.family.experts:  # of some tokens only, where others take no expert: no measure of the experts' balance
             kwargs["output_router_logits"] = False
         out = super().forward(**kwargs, return_dict=True, duo_routing=routing)
+        if (noted := NOTED.get()) is not None:
+            noted(self, tokens.shape[1], routing)
         logits = routing.stacked_logits() if isinstance(routing, LearnedRoutes) else None
         kind: Any = type(out)
         found = _output_of(kind)(**{**out, "router_logits": logits})
@@ -150,7 +152,7 @@ class DuoCausalLM(RoutedGeneration, PreTrainedModel if TYPE_CHECKING else nn.Mod
         routes: routes_.Routes | None,
         policy: RandomPolicy | None,
         router: Any,
-    ) -> Routing | None:
+    ) -> GivenRoutes | LearnedRoutes | None:
         """What a forward pass does, over so many tokens after those that `begun` says are cached."""
         only_one(routes, policy, router)
         if router is not None:

@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.generation.candidate_generator import AssistedCandidateGenerator, CandidateGenerator
 from transformers.generation.logits_process import UnbatchedClassifierFreeGuidanceLogitsProcessor
+from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from ..families import Family
-from ..routes import Routes
+from ..routes import BIG, Routes
+from .routing import NOTED, GivenRoutes, LearnedRoutes, holding
 
 OURS = ("duo_routes", "duo_policy", "duo_router", "assistant_routes")
 
@@ -38,7 +40,9 @@ class RoutedGeneration(PreTrainedModel if TYPE_CHECKING else object):  # type: i
         once, so the same seed gives the same text with and without the K/V cache.
 
         Args:
-            inputs, *args, **kwargs: as there, and the arguments of `forward` that begin with `duo_`.
+            inputs, *args, **kwargs: as there, and the arguments of `forward` that begin with `duo_`. With
+                `return_dict_in_generate=True` the result has `duo_routes`, int8 `[text, token, layer]`: what every token that was
+                read took, the prompt's included; -1 for those that a given cache held (not with beams, which change places).
             assistant_routes: routes with which drafts are made, in any form of `duo_routes`, by `assistant_model` (a Duo
                 model), else by this model itself: with `"all-small"`, its small FFNs draft what it then checks (speculative
                 decoding, arXiv 2211.17192). Greedy text is the same as without drafts. An assistant without them takes its
@@ -66,7 +70,15 @@ class RoutedGeneration(PreTrainedModel if TYPE_CHECKING else object):  # type: i
                     f"assistant_routes: the assistant is a {type(assistant).__name__}, no Duo model, and has no routes"
                 )
             kwargs["assistant_model"] = assistant._beside(assistant._read(assistant_routes, 1))
-        return super().generate(inputs, *args, **kwargs)
+        taken = _Taken(self)
+        with holding(NOTED, taken):
+            made = super().generate(inputs, *args, **kwargs)
+        if isinstance(made, GenerateDecoderOnlyOutput):  # beams change places
+            new = made.sequences.shape[1] - (given[0] is not None or given[1] is not None) * prompt.shape[1]
+            mask = kwargs.get("attention_mask")
+            text = prompt.shape[1] if mask is None else mask.shape[1]
+            made["duo_routes"] = taken.routes(text + new - 1, self.config.num_hidden_layers)
+        return made
 
     def generate_batch(self, *args: Any, **kwargs: Any) -> Any:
         """Continuous batching of transformers; all big, for it hands no routes on.
@@ -87,11 +99,13 @@ class RoutedGeneration(PreTrainedModel if TYPE_CHECKING else object):  # type: i
         **kwargs: Any,
     ) -> dict[str, Any]:
         made = super().prepare_inputs_for_generation(input_ids, *args, inputs_embeds=inputs_embeds, **kwargs)
+        ids = made.get("input_ids")
+        new = (made["inputs_embeds"] if ids is None else ids).shape[1]
+        noted = NOTED.get()
+        taken = noted if isinstance(noted, _Taken) and noted.model is self else _Taken(self)
+        whole = inputs_embeds is not None or new == input_ids.shape[1]
+        stop = taken.reached(input_ids.shape[1], new + cached(made.get("past_key_values")) if whole else None)
         if duo_routes is not None and duo_routes.shape[1] > 1:
-            ids = made.get("input_ids")
-            new = (made["inputs_embeds"] if ids is None else ids).shape[1]
-            # a cache may begin with what is no text (the virtual tokens of prefix tuning)
-            stop = input_ids.shape[1] if inputs_embeds is None else new + cached(made.get("past_key_values"))
             if duo_routes.shape[1] < stop:
                 raise ValueError(
                     f"duo_routes cover {duo_routes.shape[1]} tokens, generation has reached token {stop}:"
@@ -162,6 +176,50 @@ class RoutedGeneration(PreTrainedModel if TYPE_CHECKING else object):  # type: i
         return made
 
 
+class _Taken:
+    """What the tokens of a text took, as the forward passes of one model tell it; of drafts, what the last pass says.
+
+    Args:
+        model: whose passes count.
+
+    Attributes:
+        stop: of the text, where the next pass ends.
+        before: tokens of the text that a given cache held and the given ids do not.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model, self.stop, self.before = model, 0, 0
+        self.passes: list[tuple[int, int, Tensor | None]] = []
+
+    def reached(self, ids: int, cached: int | None) -> int:
+        """Where in the text the next pass ends.
+
+        Args:
+            ids: tokens of the text that were handed over.
+            cached: tokens in the cache after the pass, if it reads all of these ids: they may be a part of a long prompt, or what
+                is new after a given cache. If it reads only the last, the ids count: a cache may begin with what is no text (the
+                virtual tokens of prefix tuning).
+        """
+        if cached is not None and not self.passes:
+            self.before = cached - ids
+        self.stop = self.before + ids if cached is None else cached
+        return self.stop
+
+    def __call__(self, model: nn.Module, tokens: int, routing: GivenRoutes | LearnedRoutes | None) -> None:
+        if model is self.model:
+            routes = None if routing is None else routing.taken().to("cpu", torch.int8)
+            self.passes.append((self.stop - tokens, self.stop, routes))
+
+    def routes(self, tokens: int, layers: int) -> Tensor:
+        """int8 `[text, token, layer]` of the first tokens."""
+        batch = max(1 if routes is None else len(routes) for *_, routes in self.passes)
+        made = torch.full((batch, tokens, layers), -1, dtype=torch.int8)
+        for begin, stop, routes in self.passes:
+            part = torch.full((1, 1, layers), BIG, dtype=torch.int8) if routes is None else routes
+            made[:, begin:stop] = part if part.shape[1] == 1 else part[:, : tokens - begin]
+        return made
+
+
 class _Unconditional:
     """A model as guidance calls it for the text without its prompt.
 
@@ -178,9 +236,13 @@ class _Unconditional:
         self.behind: int | None = None
 
     def __call__(self, ids: Tensor, *, past_key_values: Any, **kwargs: Any) -> Any:
+        with holding(NOTED, None):
+            return self.model(ids, past_key_values=past_key_values, **kwargs, **self._ways(ids, past_key_values))
+
+    def _ways(self, ids: Tensor, past_key_values: Any) -> dict[str, Any]:
         routes = self.ways.get("duo_routes")
         if routes is None:
-            return self.model(ids, past_key_values=past_key_values, **kwargs, **self.ways)
+            return self.ways
         if routes.shape[1] > 1:
             read = cached(past_key_values) + ids.shape[1]
             if self.behind is None:
@@ -192,8 +254,7 @@ class _Unconditional:
                     " give one route for all tokens"
                 )
             routes = routes[:, stop - ids.shape[1] : stop]
-        routes = routes.repeat_interleave(len(ids) // len(routes), 0)  # beams
-        return self.model(ids, past_key_values=past_key_values, duo_routes=routes, **kwargs)
+        return {"duo_routes": routes.repeat_interleave(len(ids) // len(routes), 0)}  # beams
 
 
 def only_one(*ways: object) -> None:

@@ -66,6 +66,8 @@ ATTENTION: ContextVar[str | None] = ContextVar("duo_attention", default=None)
 """Name of the attention function that layers call instead of the one in the configuration."""
 SCOPE: ContextVar[str | None] = ContextVar("duo_skip_scope", default=None)
 """What a skip leaves out instead of what the configuration says."""
+NOTED: ContextVar[Callable[[nn.Module, int, Any], None] | None] = ContextVar("duo_noted", default=None)
+"""Is told of each forward pass: the model, how many tokens it read, and what routed them."""
 ROUTING: ContextVar[Routing | None] = ContextVar("duo_routing", default=None)
 """What the decoder layer that is at work has its FFN do; None is big."""
 
@@ -222,6 +224,10 @@ class GivenRoutes:
         skipped = (self.routes[..., layer] == SKIP).to(after.device)
         return torch.where(skipped[..., None], before.to(after.device), after)
 
+    def taken(self) -> Int[Tensor, "batch token layer"]:
+        """The routes; 1 for the texts or the tokens is for all of them."""
+        return self.routes
+
     def _tokens(self, x: Tensor) -> tuple[int, int]:
         """`[batch, token]` of the site's input, which some families hand over flattened."""
         if x.ndim == 3:
@@ -278,3 +284,7 @@ class LearnedRoutes:
     def stacked_logits(self) -> Tensor:
         """Logits of all layers: float `[batch, token, layer, choice]`."""
         return torch.stack([self.logits[layer] for layer in sorted(self.logits)], dim=-2)
+
+    def taken(self) -> Int[Tensor, "batch token layer"]:
+        """The best choices, once all layers have run."""
+        return self.router.choose(self.stacked_logits())
