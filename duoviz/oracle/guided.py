@@ -26,19 +26,19 @@ def guided(
     lm: LanguageModel,
     tokens: Tokens,
     spaces_at: Sequence[Sequence[Space]],
-    objective: Objective,
+    objectives: Sequence[Objective],
     way: Way,
 ) -> Best:
-    """The best route found in every space at every position. `spaces_at` lists each position's spaces.
+    """The best route found in every space at every position for every objective. `spaces_at` lists each position's spaces.
 
-    Under a `reference` context all positions are searched in lockstep; under `committed` they follow each other, and every
-    space has its own history: a copy of the texts.
+    Under a `reference` context all positions are searched in lockstep, and what is tried for one objective is known for all;
+    under `committed` they follow each other, there is one objective, and every space has its own history: a copy of the texts.
     """
-    best = Best.empty(1, len(spaces_at[0]), tokens, lm.layers)
+    best = Best.empty(len(objectives), len(spaces_at[0]), tokens, lm.layers)
     committed = way.context == "committed"
     copies = len(spaces_at[0]) if committed else 1
     branches = branches_in(lm, np.tile(tokens.ids, (copies, 1)), way.context, way.setting)
-    losses = _Losses(branches, columns(lm, tokens, (objective,)), objective)
+    losses = _Losses(branches, columns(lm, tokens, objectives), objectives)
     seqs, positions = (np.tile(each, copies) for each in tokens.scored.nonzero())
     copy = np.arange(copies).repeat(int(tokens.scored.sum()))
     for step in range(tokens.scored.shape[1]) if committed else [None]:
@@ -76,13 +76,12 @@ class _Losses:
     Args:
         branches: the texts, or copies of them one after the other.
         wanted: what is minimised and what is reported.
-        objective: which is which.
+        objectives: which is which.
     """
 
-    def __init__(self, branches: Branches, wanted: Columns, objective: Objective) -> None:
+    def __init__(self, branches: Branches, wanted: Columns, objectives: Sequence[Objective]) -> None:
         self.branches, self.wanted = branches, wanted
-        self.minimised = wanted.index(objective.minimises)
-        self.reported = wanted.index(objective.scored_on)
+        self.columns = [(wanted.index(goal.minimises), wanted.index(goal.scored_on)) for goal in objectives]
 
     @torch.no_grad()
     def __call__(
@@ -111,14 +110,15 @@ def _search(
 ) -> int:
     """Search the questions in all their spaces and write what is best; returns how many routes were tried."""
     name, number = way.method
-    most = sum(METHODS[name].tries(space, number) for space in spaces_at[0]) * max(1, len(asked.seqs)) / asked.number
+    each = sum(METHODS[name].tries(space, number) for space in spaces_at[0]) * len(losses.columns)
+    most = each * max(1, len(asked.seqs)) / asked.number
 
     def evaluate(rows: np.ndarray, routes: np.ndarray) -> np.ndarray:
-        found = losses(asked, rows, routes)[:, losses.minimised]
+        found = losses(asked, rows, routes)
         watch(min(1.0, (len(tried.losses) + len(rows)) / most))  # about: questions differ, and the spaces share routes
         return found
 
-    tried = Tried(evaluate, best.routes.shape[-1])
+    tried = Tried(evaluate, best.routes.shape[-1], len(losses.wanted.linear) + len(losses.wanted.full))
     tasks = []
     for group in range(len(spaces_at[0])):
         own = np.flatnonzero(asked.copies == group) if asked.number > 1 else np.arange(len(asked.seqs))
@@ -130,13 +130,15 @@ def _search(
         alike.setdefault((space.kind, rows.tobytes()), []).append((group, space))
     searches = []
     for (_, same), asked_of in alike.items():  # spaces of one kind, with the same questions
-        draws = [np.random.default_rng([way.seed, group]) for group, _ in asked_of]
         spaces = [space for _, space in asked_of]
-        searches += METHODS[name].searches(spaces, draws, np.frombuffer(same, np.int64), number)
+        for minimised, _ in losses.columns:
+            draws = [np.random.default_rng([way.seed, group]) for group, _ in asked_of]
+            searches += METHODS[name].searches(spaces, draws, np.frombuffer(same, np.int64), number, minimised)
     answer(searches, tried)
     for group, space, rows in tasks:
-        routes, margin = tried.best(space, rows)
-        values = losses(asked, rows, routes)
-        at = 0, group, asked.seqs[rows], asked.positions[rows]
-        best.put(at, routes, values[:, losses.reported], margin, values[:, losses.minimised])
+        for o, (minimised, reported) in enumerate(losses.columns):
+            routes, margin = tried.best(space, rows, minimised)
+            values = tried(rows, routes)
+            at = o, group, asked.seqs[rows], asked.positions[rows]
+            best.put(at, routes, values[:, reported], margin, values[:, minimised])
     return len(tried.losses)

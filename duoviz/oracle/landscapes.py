@@ -207,7 +207,7 @@ def retraced(
     def place_of(routes: np.ndarray) -> np.ndarray:
         return np.searchsorted(whole.allowed, whole.chosen(routes)) @ powers
 
-    tried = Tried(lambda q, r: flat[q, place_of(r)], whole.layers)
+    tried = Tried(lambda q, r: flat[q, place_of(r)][:, None], whole.layers)
     draws = [np.random.default_rng([seed, place]) for place in range(len(spaces))]
     answer(METHODS[name].searches(spaces, draws, rows, number), tried)
     every, regret, count = whole.enumerate(), np.full((len(spaces), *known.shape), np.nan), np.full(known.shape, np.nan)

@@ -27,7 +27,7 @@ import numpy as np
 from jaxtyping import Float, Int8, Int64
 
 from ..routes import BIG, SKIP, Space
-from .tried import Search, Tried, answer, distinct, joined, side_by_side
+from .tried import Search, Tried, answer, distinct, joined, reading, side_by_side
 
 
 def neighbours(space: Space, chosen: Int8[np.ndarray, "row group"]) -> tuple[np.ndarray, np.ndarray]:
@@ -205,10 +205,10 @@ def surrogate(
     weights = fitted(space, routes, losses.reshape(len(questions), samples))
     place = np.zeros(int(questions.max()) + 1, np.int64)
     place[questions] = np.arange(len(questions))
-    guess = Tried(lambda q, r: np.einsum("rf,rf->r", features(space, r), weights[place[q]]), len(space.sizes))
-    answer([descent(space, questions, 4, draw)], guess)
+    guess = Tried(lambda q, r: np.einsum("rf,rf->r", features(space, r), weights[place[q]])[:, None], len(space.sizes))
+    answer([reading(descent(space, questions, 4, draw), 0)], guess)
     inside = space.excess(guess.routes) == 0
-    of, routes, losses = guess.questions[inside], guess.routes[inside], guess.losses[inside]
+    of, routes, losses = guess.questions[inside], guess.routes[inside], guess.losses[inside, 0]
     order = np.lexsort((losses, of))
     of, routes = of[order], routes[order]
     kept = np.arange(len(of)) - np.searchsorted(of, of) < max(1, samples // 4)
@@ -262,13 +262,15 @@ class Method:
         draws: Sequence[np.random.Generator],
         questions: Int64[np.ndarray, " question"],
         number: int,
+        column: int = 0,
     ) -> list[Search]:
-        """The searches that answer all of some spaces of one kind for the same questions; each has its own draws."""
+        """The searches that answer all of some spaces of one kind for the same questions, by one column; each has its own
+        draws."""
         if self.together:
             searches = [self.search(spaces, questions, number, draws[0])]
         else:
             searches = [self.search(space, questions, number, draw) for space, draw in zip(spaces, draws)]
-        return [_of_routes(search, spaces[0]) for search in searches]
+        return [reading(_of_routes(search, spaces[0]), column) for search in searches]
 
 
 def _of_routes(search: Search, space: Space) -> Search:

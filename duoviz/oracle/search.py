@@ -154,7 +154,10 @@ def survey(
     goals, spaces = [Objective.of(text, seed=seed) for text in objectives], by_big(lm.layers, choices)
     named = _check(lm, set(spaces), context, method, goals, curve=True)
     flops = estimate_curve(lm, tokens, choices=choices, context=context, method=method)
-    check_cost(flops * (len(goals) if context == "committed" else 1), setting.max_flops)
+    shared = (
+        context != "committed" and named[0] not in METHODS
+    )  # what is tried for one objective is known for all, but not all
+    check_cost(flops * (1 if shared else len(goals)), setting.max_flops)
     spaces_at = [spaces] * tokens.scored.shape[1]
     best, effort = execute(lm, tokens, spaces_at, goals, Way(context, named, setting, seed), keep)
     names = {

@@ -1,7 +1,7 @@
 """What searches have tried: each route of a question is evaluated once, whichever search asks for it.
 
 A *question* is one position of one text. A search is a generator: it yields the routes that it wants to know, each with its
-question, and is sent their losses.
+question, and is sent their losses: all columns, where several objectives are searched side by side (`reading` picks one).
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from .leaves import TIE_NATS
 
 Request = tuple[Int64[np.ndarray, " row"], Int8[np.ndarray, "row layer"]]
 """Questions and routes, row by row."""
-Search = Generator[Request, Float[np.ndarray, " row"], None]
-Score = Callable[[Int64[np.ndarray, " row"], Int8[np.ndarray, "row layer"]], Float[np.ndarray, " row"]]
+Search = Generator[Request, Float[np.ndarray, "*row"], None]
+Score = Callable[[Int64[np.ndarray, " row"], Int8[np.ndarray, "row layer"]], Float[np.ndarray, "row column"]]
 """Losses of routes; rows come in ascending order and without repetition."""
 
 
@@ -26,18 +26,18 @@ class Tried:
     """The routes tried for each question, with their losses; each is scored once.
 
     Attributes:
-        questions, routes, losses: of all that was tried, ascending by question, then by route.
+        questions, routes, losses: of all that was tried, ascending by question, then by route; losses `[row, column]`.
     """
 
-    def __init__(self, score: Score, layers: int) -> None:
+    def __init__(self, score: Score, layers: int, columns: int = 1) -> None:
         self.score = score
-        self.questions, self.losses = np.zeros(0, np.int64), np.zeros(0)
+        self.questions, self.losses = np.zeros(0, np.int64), np.zeros((0, columns))
         self.routes = np.zeros((0, layers), np.int8)
         self._keys = _keys(self.questions, self.routes)
 
     def __call__(
         self, questions: Int64[np.ndarray, " row"], routes: Int8[np.ndarray, "row layer"]
-    ) -> Float[np.ndarray, " row"]:
+    ) -> Float[np.ndarray, "row column"]:
         """Losses of some routes."""
         keys, first, inverse = np.unique(_keys(questions, routes), return_index=True, return_inverse=True)
         places = np.searchsorted(self._keys, keys)
@@ -47,23 +47,23 @@ class Tried:
         new = first[~known]
         if len(new):
             at = places[~known]
-            self.losses = np.insert(self.losses, at, self.score(questions[new], routes[new]))
+            self.losses = np.insert(self.losses, at, self.score(questions[new], routes[new]), axis=0)
             self.questions = np.insert(self.questions, at, questions[new])
             self.routes = np.insert(self.routes, at, routes[new], axis=0)
             self._keys = np.insert(self._keys, at, keys[~known])
         return self.losses[np.searchsorted(self._keys, keys)][inverse]
 
     def best(
-        self, space: Space, questions: Int64[np.ndarray, " question"]
+        self, space: Space, questions: Int64[np.ndarray, " question"], column: int = 0
     ) -> tuple[Int8[np.ndarray, "question layer"], Float[np.ndarray, " question"]]:
-        """The best route tried in a space for each of some (ascending) questions, ties as `TIE_NATS` says, and how much
-        worse the second best is; inf where there is none.
+        """The best route by one column, tried in a space, for each of some (ascending) questions, ties as `TIE_NATS` says, and
+        how much worse the second best is; inf where there is none.
 
         Raises:
             ValueError: a question for which no route of the space was tried.
         """
         inside = space.contains(self.routes) & np.isin(self.questions, questions)
-        of, routes, losses = self.questions[inside], self.routes[inside], self.losses[inside]
+        of, routes, losses = self.questions[inside], self.routes[inside], self.losses[inside, column]
         found, begins = np.unique(of, return_index=True)
         if len(found) < len(questions):
             raise ValueError(f"no route of {space} was tried for {len(questions) - len(found)} positions")
@@ -89,6 +89,15 @@ def answer(searches: Sequence[Search], tried: Tried) -> None:
         request = next(together)
         while True:
             request = together.send(tried(*request))
+
+
+def reading(search: Search, column: int) -> Search:
+    """A search that reads one column of the losses."""
+    with suppress(StopIteration):
+        request = next(search)
+        while True:
+            losses = yield request
+            request = search.send(losses[:, column])
 
 
 def side_by_side(searches: Sequence[Search]) -> Search:
