@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Int8
+from jaxtyping import Bool, Float, Int8, Int64
 from scipy.special import gammaln
 from scipy.stats import bootstrap
 
@@ -159,11 +159,11 @@ def difficulty(loss_small: Losses, loss_best: Losses) -> Losses:
 
 
 def enough(
-    loss_by_budget: Float[np.ndarray, "k seq position"], *, epsilon: float = 0.05
+    loss_by_budget: Float[np.ndarray, "k seq position"], budgets: Int64[np.ndarray, " k"], *, epsilon: float = 0.05
 ) -> Float[np.ndarray, "seq position"]:
     """The fewest big layers whose best route is within epsilon nats of the best budget's; NaN where not scored."""
     best = np.where(np.isnan(loss_by_budget[0]), np.nan, np.nanmin(np.nan_to_num(loss_by_budget, nan=np.inf), axis=0))
-    found = (loss_by_budget <= best + epsilon).argmax(0).astype(float)
+    found = budgets[(loss_by_budget <= best + epsilon).argmax(0)]
     return np.where(np.isnan(best), np.nan, found)
 
 

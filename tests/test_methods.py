@@ -196,7 +196,7 @@ def test_objectives_share_what_is_tried(lm, ids, method):
     for name, curve in alone.items():
         assert (together[name].minimised <= curve.minimised + 1e-5).all()
         same = np.abs(together[name].minimised - curve.minimised) < 1e-5
-            assert same.mean() > 0.8
+        assert same.mean() > 0.8
         clear = same & (curve.margin_nats > 1e-4)
         np.testing.assert_array_equal(together[name].routes[clear], curve.routes[clear])
         np.testing.assert_allclose(together[name].loss_nats[clear], curve.loss_nats[clear], atol=1e-5)

@@ -56,7 +56,7 @@ def test_difficulty_regret_perplexity():
 
 def test_enough_is_the_first_budget_near_the_best():
     losses = np.array([[[3.0, 1.0, np.nan]], [[2.02, 1.1, np.nan]], [[2.0, 1.2, np.nan]]])
-    np.testing.assert_array_equal(metrics.enough(losses), [[1.0, 0.0, np.nan]])
+    np.testing.assert_array_equal(metrics.enough(losses, np.array([0, 3, 6])), [[3.0, 0.0, np.nan]])
 
 
 def test_gap_closed_by_hand():

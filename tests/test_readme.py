@@ -58,7 +58,7 @@ def test_what_is_said_of_notebook_7_is_in_the_shipped_results():
         again = study.lm.score(tokens, free.routes[1])
         assert mean_interval(study.fixed(source).loss_nats[1] - again, tokens.documents).low > 0
         kept = study.survey(source, WITHOUT_LABEL, context="reference:big")["agree_big"]
-        assert mean_interval(enough(kept.minimised, epsilon=0.0), tokens.documents).high < 1.05
+        assert mean_interval(enough(kept.minimised, kept.budgets, epsilon=0.0), tokens.documents).high < 1.05
         assert round(tables["additivity"]["pairwise"].mean(), 2) == 0.99
         regrets = frames.regrets(tables["methods"], tables["candidates"], tokens).set_index(["space", "method"])
         descent = regrets.loc[("free", "descent-0")]

@@ -120,6 +120,9 @@ def test_a_curve_has_the_numbers_of_big_layers_that_there_are():
     tied = routes.by_big(5, Space(5, groups=2, big="<=1"))
     assert [space.big for space in tied] == [0, 2, 3, 5]
     assert [space.count() for space in tied] == [1, 1, 1, 1]
+    near = {asked: routes.nearest_big(Space(5, groups=2), asked) for asked in (0, 1, 2, 4, 5, 9)}
+    assert near == {0: 0, 1: 0, 2: 2, 4: 3, 5: 3, 9: 3}  # never all
+    assert [routes.nearest_big(Space(4), asked) for asked in (1, 3, 4)] == [1, 3, 3]
 
 
 def test_counts_are_exact_without_enumeration():

@@ -101,6 +101,7 @@ def convert(
         float, typer.Option(help="Weight of the dense model's predictions against the text: 0 to 1.")
     ] = 0.0,
     learning_rate: Annotated[float, typer.Option(help="Its peak.")] = 1e-3,
+    rows: Annotated[int, typer.Option(help="Sequences of an optimizer step.")] = 32,
     sources: Sources = "python-prose,python-code",
     micro_rows: MicroRows = 16,
     seed: Seed = 0,
@@ -121,6 +122,7 @@ def convert(
         frozen=frozen,
         distil=distil,
         learning_rate=learning_rate,
+        rows=rows,
         sources=sources.split(","),
         micro_rows=micro_rows,
         seed=seed,

@@ -183,7 +183,7 @@ def difficulty(tokens: Tokens, oracle: Curve, label_free: Curve, null: Curve, *,
         "expected_gain": _expected_gain(label_free, budget),
     }
     table = token_losses(tokens, losses)
-    table["enough"] = metrics.enough(oracle.loss_nats)[tokens.scored]
+    table["enough"] = metrics.enough(oracle.loss_nats, oracle.budgets)[tokens.scored]
     return table
 
 

@@ -20,7 +20,6 @@ under a budget, also by two layers that exchange their choices.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -270,16 +269,7 @@ class Method:
             searches = [self.search(spaces, questions, number, draws[0])]
         else:
             searches = [self.search(space, questions, number, draw) for space, draw in zip(spaces, draws)]
-        return [reading(_of_routes(search, spaces[0]), column) for search in searches]
-
-
-def _of_routes(search: Search, space: Space) -> Search:
-    """A search over what groups choose as one over routes."""
-    with suppress(StopIteration):
-        of, chosen = next(search)
-        while True:
-            losses = yield of, space.spread(chosen)
-            of, chosen = search.send(losses)
+        return [reading(search, column, spaces[0].spread) for search in searches]
 
 
 METHODS = {

@@ -140,7 +140,8 @@ def survey(
     seed: int = 0,
     keep: Keep = compute_all,
 ) -> dict[str, Curve]:
-    """`by_budget` for several objectives, which share one pass under a `reference` context.
+    """`by_budget` for several objectives, which share one pass under a `reference` context; where routes are not enumerated,
+    what is tried for one is known for all.
 
     Arguments and errors are those of `search`.
 
@@ -154,10 +155,8 @@ def survey(
     goals, spaces = [Objective.of(text, seed=seed) for text in objectives], by_big(lm.layers, choices)
     named = _check(lm, set(spaces), context, method, goals, curve=True)
     flops = estimate_curve(lm, tokens, choices=choices, context=context, method=method)
-    shared = (
-        context != "committed" and named[0] not in METHODS
-    )  # what is tried for one objective is known for all, but not all
-    check_cost(flops * (1 if shared else len(goals)), setting.max_flops)
+    one_pass = context != "committed" and named[0] not in METHODS
+    check_cost(flops if one_pass else flops * len(goals), setting.max_flops)
     spaces_at = [spaces] * tokens.scored.shape[1]
     best, effort = execute(lm, tokens, spaces_at, goals, Way(context, named, setting, seed), keep)
     names = {

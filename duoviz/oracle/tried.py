@@ -91,13 +91,13 @@ def answer(searches: Sequence[Search], tried: Tried) -> None:
             request = together.send(tried(*request))
 
 
-def reading(search: Search, column: int) -> Search:
-    """A search that reads one column of the losses."""
+def reading(search: Search, column: int, spread: Callable[[np.ndarray], np.ndarray] = lambda chosen: chosen) -> Search:
+    """A search that reads one column of the losses, and whose choices become routes."""
     with suppress(StopIteration):
-        request = next(search)
+        of, chosen = next(search)
         while True:
-            losses = yield request
-            request = search.send(losses[:, column])
+            losses = yield of, spread(chosen)
+            of, chosen = search.send(losses[:, column])
 
 
 def side_by_side(searches: Sequence[Search]) -> Search:

@@ -2,7 +2,7 @@
 
 from .budget import Budget, ramp, rest
 from .route import BIG, LETTERS, NAMES, SKIP, SMALL, Routes, from_text, parse, to_text, to_texts
-from .space import MAX_ENUMERATED, Space, by_big
+from .space import MAX_ENUMERATED, Space, by_big, nearest_big
 
 __all__ = [
     "BIG",
@@ -16,6 +16,7 @@ __all__ = [
     "Space",
     "by_big",
     "from_text",
+    "nearest_big",
     "parse",
     "ramp",
     "rest",

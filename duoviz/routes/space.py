@@ -204,7 +204,7 @@ class Space:
         below: Counter[tuple[int, int]] = Counter()
         for (bigs, skips), ways in reached.items():
             for choice in choices:
-                key = bigs + size * (choice == BIG), skips + size * (choice == SKIP)
+                key = _more(bigs, skips, choice, size)
                 if _ways(self, left, *key):
                     below[key] += ways
         return below
@@ -242,10 +242,7 @@ class Space:
         `[row, choice]`, columns as in `allowed`; exact up to 2^53."""
         size, left = self.sizes[taken.shape[1]], len(self.sizes) - taken.shape[1] - 1
         unique, inverse = np.unique(self._counts(taken), axis=0, return_inverse=True)
-        table = [
-            [_ways(self, left, b + size * (c == BIG), s + size * (c == SKIP)) for c in self.allowed]
-            for b, s in unique.tolist()
-        ]
+        table = [[_ways(self, left, *_more(b, s, c, size)) for c in self.allowed] for b, s in unique.tolist()]
         return np.array(table, float).reshape(-1, len(self.allowed))[inverse.reshape(-1)]
 
     def completed(
@@ -274,7 +271,7 @@ class Space:
         bigs, skips = self._start
         for left, size in zip(reversed(range(len(self.sizes))), self.sizes):
             for choice in self.allowed:
-                key = bigs + size * (choice == BIG), skips + size * (choice == SKIP)
+                key = _more(bigs, skips, choice, size)
                 ways = _ways(self, left, *key)
                 if rank < ways:
                     taken.append(choice)
@@ -305,6 +302,18 @@ def by_big(layers: int, choices: str | Space) -> list[Space]:
     return found
 
 
+def nearest_big(space: Space, big: int) -> int:
+    """Of the numbers of big layers that the routes of a space have, the largest aside, the one nearest to `big`; of two, the
+    smaller."""
+    there = [int(each.big or 0) for each in by_big(space.layers, space)[:-1]]
+    return min(there, key=lambda number: abs(number - big))
+
+
+def _more(bigs: int, skips: int, choice: int, size: int) -> tuple[int, int]:
+    """How many layers are big and how many skipped after a group of this size has made this choice."""
+    return bigs + size * (choice == BIG), skips + size * (choice == SKIP)
+
+
 @cache
 def _ways(space: Space, left: int, bigs: int, skips: int) -> int:
     """How many ways there are for the last `left` groups to choose when `bigs` and `skips` layers are taken: a sum of binomial
@@ -314,8 +323,7 @@ def _ways(space: Space, left: int, bigs: int, skips: int) -> int:
     size, *others = set(space.sizes[len(space.sizes) - left :]) or {1}
     if others:
         size = space.sizes[len(space.sizes) - left]
-        keys = ((bigs + size * (choice == BIG), skips + size * (choice == SKIP)) for choice in space.allowed)
-        return sum(_ways(space, left - 1, *key) for key in keys)
+        return sum(_ways(space, left - 1, *_more(bigs, skips, choice, size)) for choice in space.allowed)
     big, skip = (
         budget.left(taken, of=left if choice in space.allowed else 0, size=size)
         for budget, taken, choice in zip(space.budgets, (bigs, skips), (BIG, SKIP))

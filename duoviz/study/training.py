@@ -66,6 +66,7 @@ def train_small(
     layer_tokens: int = 0,
     tokens: int = 0,
     learning_rate: float = 1e-3,
+    rows: int = 32,
     sources: Sequence[str] = corpus.PYTHON,
     seed: int = 0,
     adapter: bool = False,
@@ -80,6 +81,7 @@ def train_small(
         layer_tokens: on which each small FFN first learns by itself what its big one does (`duoviz.convert.imitate`); 0 for none.
         tokens: of training with random routes; 0 for none.
         learning_rate: its peak, of both.
+        rows: sequences of a step of the training with random routes.
         sources: text on which the use of neurons is measured, and which is trained on.
         seed: of every draw.
         adapter: save the small FFNs alone, beside the name of the dense model (see `duoviz.model.adapter`).
@@ -105,19 +107,20 @@ def train_small(
         if tokens > 0:  # what is wrong with it is said before anything is computed
             width = convert.small_width(whole, small)
             shape = training.Preset.of(config_for(whole, small_width=width), tokens=tokens, learning_rate=learning_rate)
+            shape = replace(shape, rows=rows)
             plan = training.Stage1(out=out, preset=shape, sources=tuple(sources), seed=seed, start=out, **ways)
         if not begun.is_dir():
             length = min(training.ROW, whole.max_position_embeddings)
             tokenizer: Any = read_tokenizer(path)
             number = MEASURED_ROWS * length + layer_tokens
-            rows = training_rows(tokenizer, number, length=length, sources=sources, seed=seed)
-            ids = torch.from_numpy(rows[:MEASURED_ROWS].astype(np.int64))
+            measured = training_rows(tokenizer, number, length=length, sources=sources, seed=seed)
+            ids = torch.from_numpy(measured[:MEASURED_ROWS].astype(np.int64))
             model = convert.convert(path, ids, small=small, begin=begin, seed=seed)
             partial = out / "converted.partial"
             shutil.rmtree(partial, ignore_errors=True)
             if layer_tokens:
                 alone = convert.Imitation(layer_tokens, learning_rate=learning_rate)
-                log = convert.imitate(model, rows[MEASURED_ROWS:], alone, checkpoint=out / "imitation.pt")
+                log = convert.imitate(model, measured[MEASURED_ROWS:], alone, checkpoint=out / "imitation.pt")
             model.save_pretrained(partial)
             if layer_tokens:
                 log.to_parquet(partial / "imitation-log.parquet", index=False)

@@ -35,7 +35,7 @@ def card(facts: dict[str, Any]) -> str:
         f"# {facts['name']}",
         f"""A {"dense" if dense else "Duo"} {family}: {shape.layers} layers of width {shape.hidden}, {shape.heads} heads, {ffns},
 a vocabulary of {shape.vocab:,}, trained on rows of {shape.context} tokens.
-It was made to be studied, not to be used: it knows only what it has read.""",
+{_made_for(legs)}""",
         *_cuts(legs),
         f"{trained} {took} {_held(legs)}",
         _optimizers(legs),
@@ -45,6 +45,13 @@ It was made to be studied, not to be used: it knows only what it has read.""",
 {losses}""",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _made_for(legs: list[dict[str, Any]]) -> str:
+    if begun := legs[0]["conversion"]:
+        same = "All big, it is" if all(leg["frozen"] for leg in legs) else "It was made of"
+        return f"{same} the dense model {begun['model']}."
+    return "It was made to be studied, not to be used: it knows only what it has read."
 
 
 def _cuts(legs: list[dict[str, Any]]) -> list[str]:
@@ -101,7 +108,9 @@ def _leg(leg: dict[str, Any], title: str) -> str:
         ways = {"neurons": "from the most used neurons of the big ones", "random": "at random"}
         learned = f", learned with weight {leg['distil']} from the dense model's predictions" if leg["distil"] else ""
         part = "they alone were trained" if leg["frozen"] else "all weights were trained"
-        title += f"small FFNs were added to {begun['model']}, begun {ways[begun['begin']]}; {part}{learned}. "
+        alone = begun.get("layer_tokens", 0)
+        first = f" and taught, each by itself, what its big one does on {alone:,} tokens" if alone else ""
+        title += f"small FFNs were added to {begun['model']}, begun {ways[begun['begin']]}{first}; {part}{learned}. "
     cut = f" of {leg['steps_planned']:,}" if leg["steps"] < leg["steps_planned"] else ""
     rate = f"{shape.learning_rate} after {shape.warmup_steps} steps, then a cosine to {shape.final_learning_rate}"
     odds = f"big with probability {policy['big']}, small {policy['small']}, none {policy['skip']}"
@@ -122,8 +131,10 @@ def _command(leg: dict[str, Any]) -> str:
             "--small": shape.small,
             "--begin": begun["begin"],
         }
+        given |= {"--layer-tokens": begun["layer_tokens"]} if begun.get("layer_tokens") else {}
         given |= {"--tokens": shape.tokens, "--learning-rate": shape.learning_rate, "--distil": leg["distil"]}
         rest = {"--sources": ",".join(leg["sources"]), "--seed": leg["seed"], "--micro-rows": leg["micro_rows"]}
+        rest["--rows"] = shape.rows
         return _lines("convert", given, {**rest, **({"--frozen": None} if leg["frozen"] else {"--together": None})})
     names = [name for name, preset in PRESETS.items() if replace(preset, tokens=shape.tokens, big=shape.big) == shape]
     if not names:
