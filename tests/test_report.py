@@ -53,7 +53,7 @@ def test_a_strangers_dense_model_gets_the_notebooks_that_apply(family, layers, a
     own = nbformat.read(tmp_path / "out" / "8-your-own-model.ipynb", as_version=4)
     printed = "".join(out.get("text", "") for cell in own.cells for out in cell.get("outputs", []))
     assert f"{family}: {layers} layers" in printed
-    assert f"searched by method {'descent' if layers == 15 else 'exhaustive'}" in printed
+    assert f"searched by method {'paths' if layers == 15 else 'exhaustive'}" in printed
     assert "there is no" in printed
 
 
