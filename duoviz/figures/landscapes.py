@@ -16,7 +16,7 @@ KINDS = {
     "null_nats": ("null", "a token the model made up (null control)"),
 }
 METHODS = {
-    "paths": ("star", "#E69F00"),
+    "paths": ("star", "#7B61C9"),
     "descent": ("circle", "#D55E00"),
     "surrogate": ("square", "#0072B2"),
     "beam": ("diamond", "#009E73"),
