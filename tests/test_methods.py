@@ -188,6 +188,15 @@ def test_paths_answer_the_budgets_of_a_deep_model(context):
         assert found.effort.flops < 0.7 * other.effort.flops
 
 
+@pytest.mark.parametrize("context", ["committed", "reference:big"])
+def test_the_share_that_is_done_is_about_right_for_a_search_of_all_budgets(context):
+    lm, ids, shares = tiny_model(layers=10), np.random.default_rng(1).integers(0, 61, (1, 4)), []
+    setting = oracle.Setting(quiet=True, watch=shares.append)
+    oracle.by_budget(lm, ids, context=context, method="paths-1", setting=setting)
+    assert shares == sorted(shares)
+    assert 0.4 < shares[-3] <= shares[-1] == 1  # before what is said when all is done
+
+
 @pytest.mark.parametrize("method", ["paths-2", "descent-1", "surrogate-6"])
 def test_objectives_share_what_is_tried(lm, ids, method):
     names, way = ("nll", "expected", "null:2", "entropy"), {"context": "reference:big", "method": method}

@@ -110,7 +110,8 @@ def _search(
 ) -> int:
     """Search the questions in all their spaces and write what is best; returns how many routes were tried."""
     name, number = way.method
-    each = sum(METHODS[name].tries(space, number) for space in spaces_at[0]) * len(losses.columns)
+    searched = spaces_at[0][:1] if METHODS[name].together and asked.number == 1 else spaces_at[0]
+    each = sum(METHODS[name].tries(space, number) for space in searched) * len(losses.columns)
     most = each * max(1, len(asked.seqs)) / asked.number
 
     def evaluate(rows: np.ndarray, routes: np.ndarray) -> np.ndarray:
