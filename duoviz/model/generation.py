@@ -207,16 +207,15 @@ class _Taken:
 
     def __call__(self, model: nn.Module, tokens: int, routing: GivenRoutes | LearnedRoutes | None) -> None:
         if model is self.model:
-            routes = None if routing is None else routing.taken().to("cpu", torch.int8)
-            self.passes.append((self.stop - tokens, self.stop, routes))
+            self.passes.append((self.stop - tokens, self.stop, None if routing is None else routing.taken()))
 
     def routes(self, tokens: int, layers: int) -> Tensor:
         """int8 `[text, token, layer]` of the first tokens."""
         batch = max(1 if routes is None else len(routes) for *_, routes in self.passes)
         made = torch.full((batch, tokens, layers), -1, dtype=torch.int8)
         for begin, stop, routes in self.passes:
-            part = torch.full((1, 1, layers), BIG, dtype=torch.int8) if routes is None else routes
-            made[:, begin:stop] = part if part.shape[1] == 1 else part[:, : tokens - begin]
+            part = torch.full((1, 1, layers), BIG) if routes is None else routes.cpu()
+            made[:, begin:stop] = (part if part.shape[1] == 1 else part[:, : tokens - begin]).to(torch.int8)
         return made
 
 

@@ -110,32 +110,38 @@ def train_small(
             shape = replace(shape, rows=rows)
             plan = training.Stage1(out=out, preset=shape, sources=tuple(sources), seed=seed, start=out, **ways)
         if not begun.is_dir():
-            length = min(training.ROW, whole.max_position_embeddings)
-            tokenizer: Any = read_tokenizer(path)
-            number = MEASURED_ROWS * length + layer_tokens
-            measured = training_rows(tokenizer, number, length=length, sources=sources, seed=seed)
-            ids = torch.from_numpy(measured[:MEASURED_ROWS].astype(np.int64))
-            model = convert.convert(path, ids, small=small, begin=begin, seed=seed)
-            partial = out / "converted.partial"
-            shutil.rmtree(partial, ignore_errors=True)
-            if layer_tokens:
-                alone = convert.Imitation(layer_tokens, learning_rate=learning_rate)
-                log = convert.imitate(model, measured[MEASURED_ROWS:], alone, checkpoint=out / "imitation.pt")
-            model.save_pretrained(partial)
-            if layer_tokens:
-                log.to_parquet(partial / "imitation-log.parquet", index=False)
-            tokenizer.save_pretrained(partial)
-            for file in (Path(path) / name for name in training.RECORD):
-                if file.is_file():
-                    shutil.copyfile(file, partial / file.name)
-            (partial / training.CONVERSION).write_text(json.dumps(asked, indent=1) + "\n")
-            partial.rename(begun)
-            (out / "imitation.pt").unlink(missing_ok=True)
+            _convert(begun, asked, context=whole.max_position_embeddings)
         known = json.loads((begun / training.CONVERSION).read_text())
         if known != asked:
             raise ValueError(f"{out} holds a conversion with {known}: repeat that, or give another folder")
         folder = begun if plan is None else training.train(replace(plan, start=begun))
         return _adapter(folder, out / "adapter", path) if adapter else folder
+
+
+def _convert(folder: Path, asked: dict[str, Any], *, context: int) -> None:
+    """Write a dense model with the small FFNs that were asked for; all of it is there or nothing."""
+    path, number = asked["model"], asked.get("layer_tokens", 0)
+    length, tokenizer = min(training.ROW, context), read_tokenizer(path)
+    drawn: dict[str, Any] = {"sources": asked["sources"], "seed": asked["seed"]}
+    rows = training_rows(tokenizer, MEASURED_ROWS * length + number, length=length, **drawn)
+    ids = torch.from_numpy(rows[:MEASURED_ROWS].astype(np.int64))
+    model = convert.convert(path, ids, small=asked["small"], begin=asked["begin"], seed=asked["seed"])
+    partial, checkpoint = folder.with_name("converted.partial"), folder.with_name("imitation.pt")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    if number:
+        alone = convert.Imitation(number, learning_rate=asked["learning_rate"])
+        log = convert.imitate(model, rows[MEASURED_ROWS:], alone, checkpoint=checkpoint)
+        log.to_parquet(partial / "imitation-log.parquet", index=False)
+    model.save_pretrained(partial)
+    assert tokenizer is not None, "`training_rows` has refused a model without one"
+    tokenizer.save_pretrained(partial)
+    for file in (Path(path) / name for name in training.RECORD):
+        if file.is_file():
+            shutil.copyfile(file, partial / file.name)
+    (partial / training.CONVERSION).write_text(json.dumps(asked, indent=1) + "\n")
+    partial.rename(folder)
+    checkpoint.unlink(missing_ok=True)
 
 
 def _adapter(folder: Path, out: Path, base: str) -> Path:
