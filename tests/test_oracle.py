@@ -61,11 +61,12 @@ def test_bounds_by_tangent_planes_change_nothing(monkeypatch, width, context, na
     torch.nn.init.constant_(lm.model.final_norm.weight, 4.0)  # a sure model, as trained ones are
     ids, setting = np.random.default_rng(4).integers(0, 199, (3, 9)), Setting(width=width)
     asked = {"choices": "-SB", "context": context, "objectives": names, "setting": setting}
+    monkeypatch.setattr(leaves, "HEAD_COLUMNS", 64)
     monkeypatch.setattr(leaves, "ANCHORS", 1_000_000)
     exact = oracle.survey(lm, ids, **asked)
     monkeypatch.setattr(leaves, "ANCHORS", 3)
-    likely = leaves._likely
-    monkeypatch.setattr(leaves, "_likely", lambda head, normed: (finished.append(len(normed)), likely(head, normed))[1])
+    blocks = leaves._blocks
+    monkeypatch.setattr(leaves, "_blocks", lambda head, normed: (finished.append(len(normed)), blocks(head, normed))[1])
     bounded = oracle.survey(lm, ids, **asked)
     everything = 3 * 8 * 81 * len(names)
     assert sum(finished) < (0.7 * everything if width > 81 else everything + 1)
@@ -102,6 +103,7 @@ def test_a_bounded_leaf_is_exact_or_lies_between_the_second_best_and_its_value(t
 def test_capped_logits_are_those_of_the_model(objective, monkeypatch):
     """Gemma 2's: the best routes too, although their log-sum-exp has no bound."""
     monkeypatch.setattr(objectives, "RANDOM_PASSES", 3)
+    monkeypatch.setattr(leaves, "HEAD_COLUMNS", 25)
     torch.manual_seed(0)
     config = config_for(dense_model("gemma2", layers=5, final_logit_softcapping=1.0).config, small_width=8)
     lm = LanguageModel(CLASSES["gemma2"][1](config).requires_grad_(False))
@@ -236,6 +238,7 @@ def test_expected_objective_minimises_the_mean_over_all_big(lm, ids):
 def test_objectives_without_a_label_equal_brute_force(lm, ids, objective, context, monkeypatch):
     monkeypatch.setattr(objectives, "RANDOM_PASSES", 3)
     monkeypatch.setattr(leaves, "HEAD_ROWS", 7)
+    monkeypatch.setattr(leaves, "HEAD_COLUMNS", 9)
     tokens, space = Tokens.of(ids), Space(4, "-SB")
     candidates = space.enumerate()[np.argsort((space.enumerate() == BIG).sum(1), kind="stable")]
     free = oracle.search(lm, ids, space, context=context, objective=objective)

@@ -11,7 +11,7 @@ the whole vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -26,7 +26,8 @@ from .objectives import Columns
 TIE_NATS = 1e-6
 """Routes whose losses differ by less are equal: the one with fewer big layers, then the first in order, is taken."""
 HEAD_ROWS = 512
-"""Leaves whose logits exist at one time: 8 MB at a vocabulary of 4,096, which stays in cache; half the time of 2,048."""
+HEAD_COLUMNS = 4096
+"""Leaves and tokens of the vocabulary whose logits exist at one time: 8 MB, which stays in cache."""
 ANCHORS = 15
 """Leaves of a chunk whose tangent planes bound the others; with an objective's own column they fill a vector register."""
 ROUNDING = 16 * torch.finfo(torch.float32).eps
@@ -87,37 +88,68 @@ def exact(
     """
     parts = []
     for some, less, seqs, positions in zip(*(each.split(HEAD_ROWS) for each in (normed, linear, *at))):
-        logits, lse, likely = _likely(head, some)
+        # as wide as the vocabulary, so made anew for each part, and once where leaves share a place
+        (seq, position), back = torch.stack([seqs, positions]).unique(dim=1, return_inverse=True)
+        taught = [_mean_prediction(head, outputs[:, seq, position]) for outputs in wanted.teachers.values()]
+        lses, tops, means, learnt = [], [], [], []
+        for block, logits in _blocks(head, some):
+            lse, likely = _softmax(logits)
+            lses.append(lse)
+            if "agree_big" in wanted.full:
+                top, place = logits.max(-1)
+                tops.append((top, place + block.start))
+            if "entropy" in wanted.full:
+                means.append((likely * logits).sum(-1))
+            learnt.append([(each[back, block] * logits).sum(-1) for each in taught])
+        shares, lse = torch.stack(lses).softmax(0), torch.stack(lses).logsumexp(0)
         columns = [lse[:, None] - head.capped(less)]
-        if "agree_big" in wanted.full:
-            liked = wanted.favourite[seqs, positions]
-            columns.append((logits.argmax(-1) != liked).to(lse.dtype)[:, None])
-        if "entropy" in wanted.full:
-            columns.append((lse - (likely * logits).sum(-1))[:, None])
-        for passes in wanted.teachers.values():
-            # as wide as the vocabulary, so made anew for each part, and once where leaves share a place
-            (seq, position), back = torch.stack([seqs, positions]).unique(dim=1, return_inverse=True)
-            taught = logits.new_zeros(len(seq), logits.shape[-1])
-            for outputs in passes:
-                taught += _likely(head, head.norm(outputs[seq, position].to(head.weight)))[2] / len(passes)
-            columns.append((lse - (taught[back] * logits).sum(-1))[:, None])
+        if tops:
+            values, places = (torch.stack(each) for each in zip(*tops))
+            liked = places.gather(0, values.argmax(0, keepdim=True))[0]
+            columns.append((liked != wanted.favourite[seqs, positions]).to(lse.dtype)[:, None])
+        if means:
+            columns.append((lse - (shares * torch.stack(means)).sum(0))[:, None])
+        columns += [(lse - torch.stack(each).sum(0))[:, None] for each in zip(*learnt)]
         parts.append(torch.cat(columns, 1))
     return torch.cat(parts)
 
 
 def whole(head: Head, normed: Float[Tensor, "leaf hidden"]) -> Float[Tensor, " leaf"]:
     """Log-sum-exp of the logits over the whole vocabulary."""
-    parts = [_likely(head, part)[1] for part in normed.split(HEAD_ROWS)]
+    parts = [
+        torch.stack([_softmax(logits)[0] for _, logits in _blocks(head, part)]).logsumexp(0)
+        for part in normed.split(HEAD_ROWS)
+    ]
     return torch.cat(parts) if parts else normed.new_zeros(0)
+
+
+def _blocks(head: Head, normed: Float[Tensor, "leaf hidden"]) -> Iterator[tuple[slice, Float[Tensor, "leaf token"]]]:
+    """The logits of some tokens of the vocabulary after the others."""
+    for start in range(0, len(head.weight), HEAD_COLUMNS):
+        block = slice(start, start + HEAD_COLUMNS)
+        bias = None if head.bias is None else head.bias[block]
+        yield block, head.capped(product(normed, head.weight[block], bias))
+
+
+def _softmax(logits: Float[Tensor, "leaf token"]) -> tuple[Float[Tensor, " leaf"], Float[Tensor, "leaf token"]]:
+    """Log-sum-exp of logits, and their softmax."""
+    likely = logits.softmax(-1)  # in one pass over the logits, where log-sum-exp takes several
+    return logits.amax(-1) - likely.amax(-1).log(), likely
 
 
 def _likely(
     head: Head, normed: Float[Tensor, "leaf hidden"]
-) -> tuple[Float[Tensor, "leaf vocab"], Float[Tensor, " leaf"], Float[Tensor, "leaf vocab"]]:
-    """Logits, their log-sum-exp, and the next token's distribution."""
-    logits = head.capped(product(normed, head.weight, head.bias))
-    likely = logits.softmax(-1)  # in one pass over the logits, where log-sum-exp takes several
-    return logits, logits.amax(-1) - likely.amax(-1).log(), likely
+) -> tuple[Float[Tensor, " leaf"], Float[Tensor, "leaf vocab"]]:
+    """Log-sum-exp of the logits, and the next token's distribution, of few leaves."""
+    return _softmax(torch.cat([logits for _, logits in _blocks(head, normed)], -1))
+
+
+def _mean_prediction(head: Head, outputs: Float[Tensor, "pass place hidden"]) -> Float[Tensor, "place vocab"]:
+    """The next token's distribution at some places, averaged over passes whose last layer's outputs are given."""
+    mean = outputs.new_zeros(outputs.shape[1], len(head.weight), dtype=head.weight.dtype)
+    for each in outputs:
+        mean += _likely(head, head.norm(each.to(head.weight)))[1] / len(outputs)
+    return mean
 
 
 def refuse_nan(values: Tensor) -> Tensor:
@@ -190,7 +222,7 @@ class _Bound:
         its columns subtract."""
         at, lse, slopes = normed[:, anchors], [], []
         for part in at.flatten(0, 1).split(HEAD_ROWS):
-            _, found, likely = _likely(self.head, part)
+            found, likely = _likely(self.head, part)
             lse.append(found)
             slopes.append(product(likely, self.head.weight.T, None))
         tops, planes = torch.cat(lse).view(at.shape[:2]), torch.cat(slopes).view(at.shape)
