@@ -139,6 +139,34 @@ def generate_is_the_same_with_and_without_cache(name, folder):
     assert lm.model._supports_logits_to_keep()
 
 
+def a_block_that_all_skip_only_writes_its_keys(name, folder):
+    """Cache and logits are those of the whole layer, whose output nobody takes; without a cache nothing of it runs."""
+    lm = duo(name, folder, "block")
+
+    def read(cut, **ways):
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            first = lm.model(X[:, :cut], duo_routes="B-S", **ways)
+            last = lm.model(X[:, cut:], duo_routes="B-S", past_key_values=first.past_key_values, **ways)
+        parts = [each for layer in first.past_key_values.layers for each in (layer.keys, layer.values)]
+        return [first.logits, last.logits, *parts], counter.get_total_flops()
+
+    for cut in (5, 11):
+        lean, flops = read(cut)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(GivenRoutes, "leaves_out", lambda *_: False)
+            whole, more = read(cut)
+        torch.testing.assert_close(lean, whole, atol=1e-6, rtol=1e-6)
+        assert flops < more
+        assert read(cut, output_attentions=True)[1] >= more
+    seen = []
+    hooks = [part.register_forward_hook(lambda *_: seen.append(1)) for part in lm.model.decoder_layers[1].modules()]
+    with torch.no_grad():
+        lm.model(X, duo_routes="B-S", use_cache=False)
+    for hook in hooks:
+        hook.remove()
+    assert len(seen) == 1  # the layer's own
+
+
 def drafts_change_no_text(name, folder):
     lm, prompt = duo(name, folder), X[:1].repeat(1, 2)
     given = RandomPolicy(0.4, 0.3, 0.3, seed=4).routes(1, 32, 3)
@@ -336,6 +364,7 @@ FEATURES = {
     "all big = dense": all_big_is_the_dense_model,
     "trie = brute force": trie_equals_brute_force,
     "skip scopes": skip_leaves_out_what_it_says,
+    "skipped blocks": a_block_that_all_skip_only_writes_its_keys,
     "generate": generate_is_the_same_with_and_without_cache,
     "drafts": drafts_change_no_text,
     "guidance": guidance_routes_both_texts,

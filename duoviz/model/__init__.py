@@ -7,6 +7,7 @@ What of that ecosystem is held by tests (`tests/test_ecosystem.py`, `test_famili
 | threads | any calls beside one another give what each gives alone |
 | arguments by position, `output_attentions`, tuples | as in the family's dense class |
 | K/V cache, left padding, long prompts in parts, `generate` | the same routes and logits with and without |
+| a block that all tokens of a pass skip | writes keys and values, and nothing else in it runs, hooks included |
 | `return_dict_in_generate` | the result has `duo_routes`, what every token that was read took; not with beams |
 | training on, resizing, replacing weights | score, search and fingerprint follow; only writes through `.data` go unseen |
 | training mode, autocast, inference mode, default dtype | change no score and no search, and are put back |

@@ -133,6 +133,8 @@ class DuoCausalLM(RoutedGeneration, PreTrainedModel if TYPE_CHECKING else nn.Mod
         assert tokens is not None, "a forward pass reads something"
         begun = cached(kwargs.get("past_key_values"))
         routing = self._routing(tokens, begun, kwargs.get("attention_mask"), duo_routes, duo_policy, duo_router)
+        if isinstance(routing, GivenRoutes):
+            routing.attentions = bool(kwargs.get("output_attentions", self.config.output_attentions))
         as_tuple = kwargs.pop("return_dict", None) is False
         if self.family.experts:  # of some tokens only, where others take no expert: no measure of the experts' balance
             kwargs["output_router_logits"] = False
@@ -170,7 +172,7 @@ class DuoCausalLM(RoutedGeneration, PreTrainedModel if TYPE_CHECKING else nn.Mod
             given = self._drawn(policy, tokens, mask, begun=begun)
         else:
             given = self._read(routes, len(tokens), tokens.shape[1])
-        return GivenRoutes(given, skip_scope=self.skip_scope, device=tokens.device)
+        return GivenRoutes(given, skip_scope=self.skip_scope)
 
     def _read(self, routes: routes_.Routes, batch: int, tokens: int | None = None) -> Int[Tensor, "batch token layer"]:
         """Routes in any form, for so many texts of so many tokens (None: of any number), as int8 with all three axes.

@@ -62,7 +62,7 @@ class RoutedGeneration(PreTrainedModel if TYPE_CHECKING else object):  # type: i
         elif routes is not None:
             routes = self._read(routes, len(prompt)).expand(len(prompt), -1, -1)  # beams repeat every row
         if routes is not None:
-            kwargs["duo_routes"] = routes.to(prompt.device)
+            kwargs["duo_routes"] = routes
         if assistant_routes is not None:
             assistant = kwargs.get("assistant_model") or self
             if not isinstance(assistant, RoutedGeneration):
@@ -134,7 +134,7 @@ class RoutedGeneration(PreTrainedModel if TYPE_CHECKING else object):  # type: i
         if drafting is not None:
             if not assisted:
                 raise ValueError("assistant_routes, but no assistant: prompt lookup copies its drafts from the prompt")
-            made.assistant_kwargs["duo_routes"] = drafting.to(assistant_model.device)
+            made.assistant_kwargs["duo_routes"] = drafting
         ends = [given.shape[1] for given in (routes, drafting) if given is not None and given.shape[1] > 1]
         if ends:
             if assisted:  # a draft has one token less than the text may have

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import partial
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -19,6 +19,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from transformers import AttentionInterface, Cache
 
 from ..families import Family
 from ..routes import BIG, SKIP, SMALL
@@ -122,8 +123,9 @@ class DuoFFN(nn.Module):
         With gradients on, both FFNs run even on no tokens: distributed training needs a gradient for every parameter (experts
         give one for no tokens as `grouped_mm`, which is what they run as unless told otherwise, and none as `eager`).
         """
-        flat, choices = x.reshape(-1, x.shape[-1]), choices.reshape(-1).to(x.device)
-        rows = {choice: (choices == choice).nonzero()[:, 0] for choice in (BIG, SMALL)}
+        flat, choices = x.reshape(-1, x.shape[-1]), choices.reshape(-1)
+        # found where the choices are: on the CPU, no layer waits for the device
+        rows = {choice: (choices == choice).nonzero()[:, 0].to(x.device) for choice in (BIG, SMALL)}
         if not torch.is_grad_enabled():
             for choice in (BIG, SMALL):
                 if len(rows[choice]) == len(flat):
@@ -179,6 +181,10 @@ class DuoLayer(nn.Module):
             raise ValueError(f"{', '.join(unknown)} given to the backbone: give routes to the model with the head")
         token = ROUTING.set(duo_routing)
         try:
+            if isinstance(duo_routing, GivenRoutes) and duo_routing.leaves_out(self.layer_index):
+                if any(isinstance(one, Cache) for one in (*args, *kwargs.values())):
+                    self._write_keys(hidden_states, *args, **kwargs)
+                return hidden_states
             after = self.dense_forward(hidden_states, *args, **kwargs)
         finally:
             ROUTING.reset(token)
@@ -190,10 +196,49 @@ class DuoLayer(nn.Module):
         if not self.family.written_out:
             return super().forward
         first, *others = self.family.written_out
-        parts = {**self._modules, first: self.family.find_ffn(self), **dict.fromkeys(others, nn.Identity())}
-        seen = object.__new__(type(self))  # by itself, copying a sharded layer would make one
-        vars(seen).update({**vars(self), "_modules": parts})
+        seen = with_children(self, {first: self.family.find_ffn(self), **dict.fromkeys(others, nn.Identity())})
         return super(DuoLayer, seen).forward
+
+    def _write_keys(self, hidden_states: Float[Tensor, "batch token hidden"], *args: object, **kwargs: object) -> None:
+        """Only what later tokens attend to: the layer's forward as far as its keys and values are in the cache."""
+        queried: dict[str, Any] = {name: part for name, part in self._modules.items() if hasattr(part, "q_proj")}
+        lean = {name: with_children(part, {"q_proj": _NoQuery(part.q_proj)}) for name, part in queried.items()}
+        with holding(ATTENTION, KEYS_ONLY), suppress(_Written):
+            with_children(self, lean).dense_forward(hidden_states, *args, **kwargs)
+
+
+def with_children(module: Any, children: dict[str, nn.Module]) -> Any:
+    """The module as if it had these children, sharing everything else with it; nothing of it changes."""
+    seen = object.__new__(type(module))  # by itself, copying a sharded layer would make one
+    vars(seen).update({**vars(module), "_modules": {**module._modules, **children}})
+    return seen
+
+
+class _NoQuery(nn.Module):
+    """Stands where queries are made, and makes zeros.
+
+    Args:
+        queries: the linear map it stands for.
+    """
+
+    def __init__(self, queries: Any) -> None:
+        super().__init__()
+        self.width = queries.out_features
+
+    def forward(self, x: Float[Tensor, "batch token hidden"]) -> Float[Tensor, "batch token query"]:
+        return x.new_zeros(*x.shape[:-1], self.width)
+
+
+class _Written(Exception):
+    """Keys and values are in the cache."""
+
+
+def _written(*args: object, **kwargs: object) -> Any:
+    raise _Written
+
+
+KEYS_ONLY = "duo_keys_only"
+AttentionInterface.register(KEYS_ONLY, _written)
 
 
 class GivenRoutes:
@@ -202,16 +247,24 @@ class GivenRoutes:
     Args:
         routes: int8 `[batch or 1, token or 1, layer]`.
         skip_scope: `"ffn"` or `"block"`.
-        device: where the tokens are; the routes may still be on the CPU.
+
+    Attributes:
+        attentions: whether every layer's attention is asked for, that of skipped ones too.
     """
 
-    def __init__(
-        self, routes: Int[Tensor, "batch token layer"], *, skip_scope: str, device: torch.device | str = "cpu"
-    ) -> None:
-        self.routes, self.skip_scope = routes.to(device), skip_scope
-        flat = routes.flatten(0, 1)
+    attentions = False
+
+    def __init__(self, routes: Int[Tensor, "batch token layer"], *, skip_scope: str) -> None:
+        self.routes, self.skip_scope = routes.cpu(), skip_scope
+        flat = self.routes.flatten(0, 1)
         alike = torch.where((flat == flat[:1]).all(0), flat[0], -1) if len(flat) else flat.new_full(flat.shape[1:], BIG)
         self.of_all: list[int] = alike.tolist()  # the choice that all tokens share, or -1
+
+    def leaves_out(self, layer: int) -> bool:
+        """Whether nothing of a layer is needed but its keys and values."""
+        if self.skip_scope == "ffn" or self.of_all[layer] != SKIP or self.attentions:
+            return False
+        return not torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
     def at_ffn(self, ffn: DuoFFN, layer: int, x: Tensor) -> Tensor:
         if self.of_all[layer] >= 0 and not torch.is_grad_enabled():
