@@ -121,3 +121,24 @@ def test_a_base_inside_an_installed_package_is_found_on_every_machine(base, tmp_
     done = CliRunner().invoke(app, ["score", "--model", str(tmp_path / "adapter"), "--text", "a b", "--route", "SBS"])
     assert done.exit_code == 0, done.output
     assert "mean loss" in done.output
+
+
+def test_training_goes_on_from_an_adapter_and_makes_one(base, tmp_path):
+    """Of the small FFNs alone; its card has the command of the second leg."""
+    AutoTokenizer.from_pretrained(SHIPPED).save_pretrained(base)
+    adapted(base, tmp_path / "adapter")
+    source = tmp_path / "text.txt"
+    source.write_text((SHIPPED / "README.md").read_text() * 60)
+    given = ["train", "--start", str(tmp_path / "adapter"), "--out", str(tmp_path / "on"), "--distil", "1"]
+    given += ["--sources", f"file:{source}", "--rows", "2", "--micro-rows", "2", "--tokens", "600"]
+    done = CliRunner().invoke(app, [*given, "--learning-rate", "1e-3", "--optimizer", "muon"])
+    assert done.exit_code == 0, done.output
+    found = {path.name for path in (tmp_path / "on" / "model").iterdir()}
+    assert {"base.json", "small.safetensors", "training.json"} <= found
+    assert not {"model.safetensors", "tokenizer.json"} & found
+    before, after = (model.load(tmp_path / name, device="cpu") for name in ("adapter", "on/model"))
+    np.testing.assert_array_equal(before.score(IDS, "BBB"), after.score(IDS, "BBB"))
+    assert (before.score(IDS, "SBS") != after.score(IDS, "SBS")).any()
+    card = (tmp_path / "on" / "model" / "README.md").read_text()
+    assert f"--start {tmp_path / 'adapter'} --frozen --distil 1.0 --optimizer muon --tokens 600 --rows 2" in card
+    assert "--learning-rate 0.001" in card

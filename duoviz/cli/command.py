@@ -27,6 +27,12 @@ Source = Annotated[
 Documents = Annotated[int, typer.Option(help="Number of documents; one block of tokens is taken from each.")]
 Length = Annotated[int, typer.Option(help="Tokens of a block.")]
 Sources = Annotated[str, typer.Option(help="Corpus sources of training text in equal parts, separated by commas.")]
+Distil = Annotated[
+    float,
+    typer.Option(
+        help="Weight of the big FFNs' own predictions against the text: 0 to 1; those of the model started from."
+    ),
+]
 MicroRows = Annotated[int, typer.Option(help="Sequences in one forward pass.")]
 Bos = Annotated[
     str,

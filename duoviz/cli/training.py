@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .command import SHIPPED, MicroRows, Model, Seed, Sources, command
+from .command import SHIPPED, Distil, MicroRows, Model, Seed, Sources, command
 
 
 @command("training up to its last checkpoint is kept in {out}; repeat the command to go on from there")
@@ -47,17 +47,21 @@ def train(
     skip: Annotated[float, typer.Option(help="Probability of a skip; the rest is small.")] = 0.0,
     micro_rows: MicroRows = 16,
     start: Annotated[
-        Path | None, typer.Option(help="Start from this Duo folder; the learning rate is warmed up again.")
+        Path | None, typer.Option(help="Start from this Duo folder or adapter; the learning rate is warmed up again.")
     ] = None,
+    frozen: Annotated[
+        bool, typer.Option("--frozen", help="Train the small FFNs alone; an adapter's always are.")
+    ] = False,
+    distil: Distil = 0.0,
+    learning_rate: Annotated[float | None, typer.Option(help="Its peak; the preset's if not given.")] = None,
+    rows: Annotated[int | None, typer.Option(help="Sequences of an optimizer step; the preset's if not given.")] = None,
     optimizer: Annotated[str, typer.Option(help="adamw, or muon for the hidden matrices.")] = "adamw",
     activation_checkpointing: Annotated[bool, typer.Option(help="Recompute activations to save memory.")] = False,
     seed: Seed = 0,
 ) -> None:
     """Stage 1: train a Duo model with random routes, from scratch or from `--start`. Repeat the command to resume."""
-    from dataclasses import replace
-
     from .. import store, training
-    from ..model import RandomPolicy, configuration
+    from ..model import RandomPolicy, configuration, is_adapter
     from ..routes import rest
 
     if preset not in (None, *training.PRESETS):
@@ -65,7 +69,7 @@ def train(
     shape = training.PRESETS[preset or "tiny"]
     if start is not None and preset is None:
         shape = training.Preset.of(configuration(start), tokens=shape.tokens, learning_rate=shape.learning_rate)
-    shape = replace(shape, tokens=shape.tokens if tokens is None else tokens, big=shape.big if width is None else width)
+    shape = shape.changed(tokens=tokens, big=width, rows=rows, learning_rate=learning_rate)
     plan = training.Stage1(
         out=out,
         preset=shape,
@@ -74,6 +78,8 @@ def train(
         seed=seed,
         micro_rows=micro_rows,
         start=start,
+        frozen=frozen or (start is not None and is_adapter(start)),
+        distil=distil,
         optimizer=optimizer,
         gradient_checkpointing=activation_checkpointing,
     )
@@ -97,9 +103,7 @@ def convert(
     frozen: Annotated[
         bool, typer.Option("--frozen/--together", help="Train the small FFNs alone, or all weights.")
     ] = True,
-    distil: Annotated[
-        float, typer.Option(help="Weight of the dense model's predictions against the text: 0 to 1.")
-    ] = 0.0,
+    distil: Distil = 0.0,
     learning_rate: Annotated[float, typer.Option(help="Its peak.")] = 1e-3,
     rows: Annotated[int, typer.Option(help="Sequences of an optimizer step.")] = 32,
     sources: Sources = "python-prose,python-code",

@@ -26,7 +26,7 @@ What of that ecosystem is held by tests (`tests/test_ecosystem.py`, `test_famili
 | a route in another form, a misspelt `duo_` argument, small on a dense model | taken, or refused in one line |
 """
 
-from .adapter import save_adapter
+from .adapter import is_adapter, save_adapter
 from .checkpoint import Checkpoint, replaced
 from .config import SKIP_SCOPES, DuoConfig
 from .duo import CLASSES, DuoCausalLM, DuoOutput, config_for
@@ -54,6 +54,7 @@ __all__ = [
     "config_for",
     "configuration",
     "forward_flops",
+    "is_adapter",
     "load",
     "load_model",
     "parameter_groups",

@@ -12,6 +12,9 @@ from ..model.duo import RandomPolicy
 from .preset import PRESETS, Preset
 from .text import HELD_ROWS
 
+OPTIONS = {"--tokens": "tokens", "--width": "big", "--rows": "rows", "--learning-rate": "learning_rate"}
+"""Options of `train` that change a preset, and what they change."""
+
 
 def card(facts: dict[str, Any]) -> str:
     """The model card, from what `training.json` holds: data, tokens, losses and, for every leg, seed and command."""
@@ -136,25 +139,43 @@ def _command(leg: dict[str, Any]) -> str:
         rest = {"--sources": ",".join(leg["sources"]), "--seed": leg["seed"], "--micro-rows": leg["micro_rows"]}
         rest["--rows"] = shape.rows
         return _lines("convert", given, {**rest, **({"--frozen": None} if leg["frozen"] else {"--together": None})})
-    names = [name for name, preset in PRESETS.items() if replace(preset, tokens=shape.tokens, big=shape.big) == shape]
-    if not names:
+    ways = [_changed(shape, name) for name in (*PRESETS, *([None] if leg["start"] else []))]
+    found = next((way for way in ways if way is not None), None)
+    if found is None:
         return "It was trained from Python: its shape and schedule are no preset of the command line."
     given = {"--out": f"runs/{leg['name']}"}
-    if names[0] != "tiny":
-        given["--preset"] = names[0]
+    given |= {name: value for name, value in found.items() if name == "--preset"}
     if leg["start"]:
         given["--start"] = leg["start"]
+    if leg["frozen"]:
+        given["--frozen"] = None
+    if leg["distil"]:
+        given["--distil"] = leg["distil"]
     if leg["optimizer"] != "adamw":
         given["--optimizer"] = leg["optimizer"]
-    if shape.tokens != PRESETS[names[0]].tokens:
-        given["--tokens"] = shape.tokens
-    if shape.big != PRESETS[names[0]].big:
-        given["--width"] = shape.big
+    given |= found
     rest = {"--sources": ",".join(leg["sources"])}
     if (policy["big"], policy["skip"]) != (RandomPolicy().big, RandomPolicy().skip):
         rest |= {"--big": policy["big"], "--skip": policy["skip"]}
     rest |= {"--seed": leg["seed"], "--micro-rows": leg["micro_rows"]}
     return _lines("train", given, rest)
+
+
+def _changed(shape: Preset, name: str | None) -> dict[str, Any] | None:
+    """Options of `train` that make a shape and schedule of a preset, or of that of the model it starts from; None if none do."""
+    tiny = PRESETS["tiny"]
+    rates: dict[str, Any] = {
+        "learning_rate": tiny.learning_rate,
+        "final_learning_rate": tiny.final_learning_rate,
+    }
+    known = PRESETS[name] if name else replace(shape, tokens=tiny.tokens, rows=tiny.rows, warmup=tiny.warmup, **rates)
+    given = {
+        field: getattr(shape, field) for field in OPTIONS.values() if getattr(shape, field) != getattr(known, field)
+    }
+    if known.changed(**given) != shape:
+        return None
+    preset = {} if name in (None, "tiny") else {"--preset": name}
+    return preset | {option: given[field] for option, field in OPTIONS.items() if field in given}
 
 
 def _lines(command: str, *options: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from .. import corpus
+from ..model.adapter import is_adapter
 from ..model.policy import RandomPolicy
 from ..records import whole
 from .preset import PRESETS, Preset
@@ -32,7 +33,8 @@ class Stage1:
         micro_rows: sequences in one forward pass; gradients are accumulated up to the preset's `rows`.
         evaluate_every: steps; a tenth of the run, at most 250, if not given.
         save_every: steps.
-        start: a Duo folder to start from instead of random weights; the learning rate is warmed up again.
+        start: a Duo folder to start from instead of random weights, or an adapter, which makes an adapter; the learning rate is
+            warmed up again.
         frozen: train the small FFNs alone.
         optimizer: `"adamw"`, or `"muon"` for the hidden matrices (see `duoviz.training.muon`).
         distil: weight of the divergence from the start's own all-big predictions, against the cross-entropy: 0 to 1.
@@ -40,7 +42,7 @@ class Stage1:
 
     Raises:
         ValueError: a preset that no new model can have; no sources, one named twice, unknown or never trained on; rows that
-            micro_rows does not divide; frozen or distil without a start, distil outside 0 to 1.
+            micro_rows does not divide; frozen or distil without a start, distil outside 0 to 1; an adapter that is not frozen.
         FileNotFoundError: a missing file or folder to start from.
     """
 
@@ -75,6 +77,10 @@ class Stage1:
             raise ValueError(f"distil {self.distil}: give 0 (the text alone) to 1 (the big model's predictions alone)")
         if (self.frozen or self.distil) and self.start is None:
             raise ValueError("frozen or distil: there is no model to keep or to learn from; give a start")
+        if self.start is not None and is_adapter(self.start) and not self.frozen:
+            raise ValueError(
+                f"start {self.start} is an adapter, which holds the small FFNs alone: train them alone (frozen)"
+            )
         whole(micro_rows=self.micro_rows, evaluate_every=self.evaluation_steps, save_every=self.save_every)
         if self.preset.rows % self.micro_rows:
             raise ValueError(f"micro_rows {self.micro_rows} must divide the {self.preset.rows} rows of a step")

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
 
 from .. import progress
+from ..model.adapter import is_adapter, place_of_base, save_adapter
 from ..model.duo import CLASSES, DuoCausalLM
 from ..model.loading import load_model
 from ..model.policy import RandomPolicy
@@ -255,8 +256,11 @@ def _finish(
     if plan.distil:  # what was minimised is no loss on the text
         own["objective"], own["loss"] = own["loss"], float("nan")
     own["step"] += sum(leg["steps"] for leg in legs)
-    (trainer.model if plan.policy.small else trainer.model.dense()).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    if plan.start and is_adapter(plan.start):
+        save_adapter(trainer.model, folder, base=place_of_base(plan.start))
+    else:
+        (trainer.model if plan.policy.small else trainer.model.dense()).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
     pd.concat([log, own] if len(log) else [own], ignore_index=True).to_parquet(folder / "training-log.parquet")
     legs = [*legs, plan.leg(done)]
     facts = {

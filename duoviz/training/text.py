@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from jaxtyping import Integer
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from .. import corpus
+from ..model.loading import read_tokenizer
 from .plan import Stage1
 
 HELD_ROWS = 64
@@ -69,7 +70,9 @@ def tokenizer_of(plan: Stage1) -> PreTrainedTokenizerBase:
     own, partial = plan.out / "tokenizer", plan.out / "tokenizer.partial"
     for folder in (own, plan.start):
         if folder is not None and folder.is_dir():
-            return AutoTokenizer.from_pretrained(folder)
+            if (found := read_tokenizer(folder)) is None:
+                raise ValueError(f"{folder} has no tokenizer: put one there")
+            return found
     tokenizer = new_tokenizer(plan.sources, vocab=plan.preset.vocab, context=plan.preset.context)
     shutil.rmtree(partial, ignore_errors=True)
     tokenizer.save_pretrained(partial)
