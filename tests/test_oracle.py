@@ -7,7 +7,7 @@ from conftest import dense_model, tiny_model
 
 from duoviz import oracle, routes
 from duoviz.branching import Branches, Trie
-from duoviz.model import CLASSES, LanguageModel, RandomPolicy, config_for, load
+from duoviz.model import CLASSES, LanguageModel, RandomPolicy, config_for, forward_flops, load
 from duoviz.oracle import Setting, leaves, objectives
 from duoviz.oracle.objectives import Objective, columns
 from duoviz.records import Tokens
@@ -374,6 +374,16 @@ def test_estimate_grows_with_the_space_and_is_a_limit(lm, ids):
     assert 0 < small < large
     with pytest.raises(ValueError, match=r"above the limit of 1e\+03 .* raise max_flops"):
         oracle.search(lm, ids, Space(4), setting=Setting(max_flops=1e3))
+
+
+def test_estimate_of_a_single_route_is_a_forward_pass():
+    """Of grouped queries too; but for the scores over tokens that are not there yet."""
+    config = config_for(dense_model("qwen2").config, small_width=8)
+    assert config.num_key_value_heads < config.num_attention_heads
+    lm = LanguageModel(CLASSES["qwen2"][1](config).requires_grad_(False))
+    found = oracle.estimate(lm, np.zeros((1, 12), np.int64), Space(3, "B"), context="uniform") / 11
+    whole = forward_flops(lm.model, np.full((1, 12, 3), BIG, np.int8)) / 12
+    assert whole - found == 3 * 4 * 32 * (12 - 12 / 2)
 
 
 def test_estimate_of_the_papers_shape():

@@ -20,7 +20,7 @@ from transformers import DynamicCache
 
 from .. import oracle, routes
 from ..branching import Trie, product
-from ..model import LanguageModel, RandomPolicy, forward_flops, load
+from ..model import LanguageModel, RandomPolicy, attention_widths, forward_flops, load
 from ..oracle.leaves import ANCHORS
 from ..records import Tokens
 from ..routes import BIG, SMALL
@@ -135,12 +135,14 @@ def _replays(lm: LanguageModel, tokens: Tokens) -> float:
 def _products(lm: LanguageModel, trie: Trie, *, texts: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """The matrix products of one position of some texts: projections, FFNs and the bounding head."""
     config, d = lm.model.config, lm.model.config.hidden_size
+    h, g = attention_widths(config)
     width, narrow = lm.model.family.ffn_width(config), config.small_intermediate_size
     parents = [1, *(len(nodes) for nodes in trie.choices[:-1])]
     make = partial(torch.randn, device=lm.device)
     for above, choices in zip(parents, trie.choices):
         ffns = [((choices == BIG).sum(), width), ((choices == SMALL).sum(), narrow)]
-        shapes = [(above, d, d)] * 4 + [shape for n, f in ffns for shape in ((n, d, f), (n, d, f), (n, f, d))]
+        shapes = [(above, d, h), (above, d, g), (above, d, g), (above, h, d)]
+        shapes += [shape for n, f in ffns for shape in ((n, d, f), (n, d, f), (n, f, d))]
         for n, inner, outer in shapes:
             yield make(texts * int(n), inner), make(outer, inner)
     yield make(texts * len(trie.routes), d), make(BOUNDING, d)

@@ -30,7 +30,7 @@ from .adapter import is_adapter, save_adapter
 from .checkpoint import Checkpoint, replaced
 from .config import SKIP_SCOPES, DuoConfig
 from .duo import CLASSES, DuoCausalLM, DuoOutput, config_for
-from .flops import forward_flops, parameter_groups
+from .flops import attention_widths, forward_flops, parameter_groups
 from .head import Head
 from .language_model import LanguageModel, undisturbed
 from .loading import add_small, configuration, load, load_model, read_tokenizer
@@ -51,6 +51,7 @@ __all__ = [
     "RandomPolicy",
     "Routing",
     "add_small",
+    "attention_widths",
     "config_for",
     "configuration",
     "forward_flops",

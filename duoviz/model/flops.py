@@ -35,6 +35,13 @@ def parameter_groups(model: DuoCausalLM) -> dict[str, int]:
     return groups
 
 
+def attention_widths(config: Any) -> tuple[int, int]:
+    """Width of all heads together: of their queries, and of their keys (as of their values)."""
+    heads = config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return heads * width, (getattr(config, "num_key_value_heads", None) or heads) * width
+
+
 def forward_flops(model: DuoCausalLM, routes: Int8[np.ndarray, "seq token layer"]) -> int:
     """FLOPs of one forward pass without cache over texts that take these routes, logits of every token included.
 
@@ -56,9 +63,7 @@ def forward_flops(model: DuoCausalLM, routes: Int8[np.ndarray, "seq token layer"
             f"routes of shape {routes.shape}, lowest {routes.min()}: give a choice of 0..2 for every token"
             f" and each of {config.num_hidden_layers} layers"
         )
-    d, heads = config.hidden_size, config.num_attention_heads
-    width = getattr(config, "head_dim", None) or d // heads
-    kv_heads = getattr(config, "num_key_value_heads", None) or heads
-    attention = 4 * d * heads * width + 4 * d * kv_heads * width + 4 * tokens * heads * width
+    d, (h, g) = config.hidden_size, attention_widths(config)
+    attention = 4 * d * (h + g) + 4 * tokens * h
     ffn = family.flops(config, big=int((routes == BIG).sum()), small=int((routes == SMALL).sum()))
     return seqs * tokens * (layers * attention + 2 * d * config.vocab_size) + int(ffn)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..branching import Work
-from ..model import LanguageModel
+from ..model import LanguageModel, attention_widths
 from ..records import Tokens
 from ..routes import BIG, SMALL, Space, by_big
 from .methods import METHODS, parse
@@ -24,9 +24,9 @@ def estimate(
 ) -> float:
     """FLOPs of searching each of the spaces at every position.
 
-    A node of the trie costs its attention once, `8 d^2 + 4 P d` (P earlier tokens; fewer key and value heads are not
-    deducted), a child its FFN, `2 m d f` for m matrices of width f, and a leaf the head, `2 d V`. Under `uniform` every
-    route is a forward pass of its own.
+    A node of the trie costs its attention once, `4 d (h + g) + 4 P h` (h and g: width of all heads and of the key and value
+    heads; P earlier tokens), a child its FFN, `2 m d f` for m matrices of width f, and a leaf the head, `2 d V`. Under `uniform`
+    every route is a forward pass of its own.
 
     Source: the sum over the nodes of the trie, which are counted exactly. Deviation: norms, softmax and other
     elementwise work are not counted; methods that do not enumerate are counted as so many routes without
@@ -68,8 +68,10 @@ def candidates(space: Space, method: str) -> int:
 def flops(lm: LanguageModel, work: Work, leaves: float) -> float:
     """FLOPs of the work on some tries and of the head at their leaves; see `estimate`."""
     config, family = lm.model.config, lm.model.family
-    d, ffns = config.hidden_size, family.flops(config, big=work.big, small=work.small)
-    return float(8 * d**2 * work.attentions + 4 * d * work.seen + ffns + leaves * 2 * d * lm.vocab)
+    d, (h, g) = config.hidden_size, attention_widths(config)
+    attention = 4 * d * (h + g) * work.attentions + 4 * h * work.seen
+    ffns = family.flops(config, big=work.big, small=work.small)
+    return float(attention + ffns + leaves * 2 * d * lm.vocab)
 
 
 def _per_position(lm: LanguageModel, tokens: Tokens, space: Space, context: str, method: str) -> float:
