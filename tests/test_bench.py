@@ -7,25 +7,26 @@ import numpy as np
 import pytest
 from conftest import tiny_model
 
-from duoviz import bench
-from duoviz.bench import measures
+from duoviz import bench, router
+from duoviz.bench import decoding, measures, products, real
 from duoviz.branching import Trie
+from duoviz.model import parameter_groups
 from duoviz.records import Tokens
-from duoviz.routes import Space
+from duoviz.routes import BIG, Space
 
 
 def test_the_products_are_the_work_of_the_trie():
     """All of it but the scores and mixtures over earlier tokens, which are no products of the trie's nodes."""
     lm, tokens = tiny_model(vocab=600), Tokens.of(np.zeros((2, 9), np.int64))
     trie = Trie(Space(4).enumerate())
-    products = sum(2 * a * b * c for a, b, c in measures._shapes(list(measures._products(lm, trie, texts=3)))) / 3
+    multiplied = products.work_of(list(products.trie_products(lm, trie, texts=3))) / 3
     attended = 4 * 32 * 4.5 * sum([1, *map(len, trie.choices[:-1])])
-    assert products + attended == pytest.approx(measures._work(lm, tokens))
+    assert multiplied + attended == pytest.approx(measures._work(lm, tokens))
 
 
 def test_sides_are_timed_in_turn_and_the_first_round_does_not_count():
     calls = []
-    fast, slow = measures.timed([lambda: calls.append("a"), lambda: calls.append("b") or time.sleep(0.01)], 2)
+    fast, slow = products.timed([lambda: calls.append("a"), lambda: calls.append("b") or time.sleep(0.01)], 2)
     assert calls == ["a", "b"] * 3
     assert fast < slow
 
@@ -54,3 +55,38 @@ def test_a_row_as_text_and_as_json(tmp_path):
     begins, shown, ends = readme.read_text().split(bench.MARK)
     assert (begins, ends) == ("before\n", "\nafter")
     assert shown.splitlines()[-2:] == [bench.line(row) for row in rows]
+
+
+def test_a_deep_search_is_measured_beside_its_limit():
+    """Leaves that take the whole vocabulary are counted, and methods stand beside exact."""
+    lm, tokens = tiny_model(layers=9, vocab=600, context=64), Tokens.of(np.arange(240).reshape(4, 60) % 600)
+    rows = {row.measure: row for row in real.searches(lm, tokens, groups=8)}
+    assert 0 < rows["leaves that take the whole vocabulary of 600"].value < 100
+    assert 0 < rows["time in the head, bounds included"].value < 100
+    assert rows["trie of 9 layers in 8 groups with bounded head"].ratio > 1
+    (paths,) = [row for name, row in rows.items() if name.startswith("paths-4 over 8 groups")]
+    assert paths.value >= -1e-6
+    assert 0 < paths.ratio < 2
+
+
+def test_what_a_step_touches_is_counted(monkeypatch):
+    """Whole FFNs of whoever takes them, and of a block that all skip the keys and values; equal to the weights there are."""
+    monkeypatch.setattr(decoding, "BATCHES", (1, 3))
+    monkeypatch.setattr(decoding, "STEPS", 4)
+    lm = tiny_model(vocab=199, context=64)
+    made = router.Router(4, 32, router.Mixture(0.5, 0.5, 0.0)).eval()
+    found = {(step.way, step.batch): step for step in decoding.steps(lm, made, rounds=1)}
+    assert {way for way, _ in found} == {decoding.STOCK, *decoding._ways(lm, made)}
+    assert all(step.ms > 0 and 0 < step.limit < 1 for step in found.values())
+    assert found["all big", 3].touched == 1.0
+    assert found["half of the FFNs skipped", 3].touched == 0.5
+    one, many = (found["random routes of each text, half small", batch].touched for batch in (1, 3))
+    assert 0.2 < one < 0.8 < 0.6 + many
+    groups = parameter_groups(lm.model)
+    cached = decoding.touched_bytes(lm, np.zeros((1, 4, 4), np.int8), scope="block", batch=1) - 4 * (
+        199 * 32 + 4 * 2 * 32 * 16
+    )
+    assert cached == 4 * 2 * 16 * 4  # of each layer its own key and value alone
+    whole = decoding.touched_bytes(lm, np.full((1, 4, 4), BIG, np.int8), scope="ffn", batch=1)
+    assert whole == 4 * (groups["big"] + groups["attention"] + 199 * 32 + 2 * 16 * 18 * 4)
+    assert decoding.grid(list(found.values())).count("\n") == 1 + len(found) / 2

@@ -8,51 +8,78 @@ from __future__ import annotations
 import resource
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from itertools import chain
+from pathlib import Path
 
 import numpy as np
 import torch
 from transformers import DynamicCache
 
-from .. import oracle, routes
+from .. import oracle, places, routes
 from ..branching import Trie, product
-from ..model import LanguageModel, RandomPolicy, attention_widths, forward_flops, load
-from ..oracle.leaves import ANCHORS
+from ..model import LanguageModel, RandomPolicy, forward_flops, load
 from ..records import Tokens
+from ..router import Router, trained
+from ..router import load as load_router
 from ..routes import BIG, SMALL
 from ..study import Study
+from .decoding import SAID, Step, grid, steps
 from .inspector import latencies
+from .products import BOUNDING, multiply, timed, trie_products, work_of
+from .real import searches
 from .table import Row, line
 
 METHODS = ("random-200", "descent", "surrogate", "beam-16", "mcts-200")
-BOUNDING = ANCHORS + 1
-"""Columns of the head that bounds: tangent planes, and the target."""
 DRAFTED = 64
 """Tokens of a text that is drafted."""
 EXPANDED = 512
 """Branches of a batch whose K/V cache is expanded."""
 
 
-def run(model: str, *, device: str = "auto", rounds: int = 3, say: Callable[[str], None] = print) -> list[Row]:
-    """All measurements on one model and the shipped prose.
+def run(
+    model: str,
+    *,
+    device: str = "auto",
+    rounds: int = 3,
+    specimen: str | None = None,
+    say: Callable[[str], None] = print,
+) -> tuple[list[Row], list[Step]]:
+    """All measurements on one model and the shipped prose, and those of a real one.
 
     Args:
         model: folder or Hub id.
         device: as in `duoviz.model.load`.
         rounds: how often both sides of a comparison are timed.
+        specimen: folder of a real model, of many layers and a large vocabulary, for searches and steps of `generate`; None for
+            none.
         say: is given each line as it is ready.
     """
     study = Study(model=model, documents=8, length=128)
     lm, tokens = load(study.folder, device=device), study.tokens("shipped-prose")
-    rows = []
-    for row in _rows(lm, tokens, study.folder, rounds):
+    rows: list[Row] = []
+    found: list[Step] = []
+    measured = [_rows(lm, tokens, study.folder, rounds)]
+    if specimen is not None:
+        real = load(specimen, device=device)
+        measured.append(searches(real, Study(model=specimen, documents=8, length=128).tokens("shipped-prose")))
+    for row in chain(*measured):
         say(line(row))
         rows.append(row)
-    return rows
+    if specimen is not None:
+        found = list(steps(real, _router(specimen, real.layers), rounds=rounds))
+        say(f"\n{SAID}\n\n{grid(found)}")
+    return rows, found
+
+
+def _router(folder: str, layers: int) -> Router | None:
+    """The first of a model's routers; None where it has none."""
+    named = Path(places.found(folder), "routers")
+    first = next(iter(trained(named, layers=layers)), None) if named.is_dir() else None
+    return None if first is None else load_router(named / first)
 
 
 def _rows(lm: LanguageModel, tokens: Tokens, folder: str, rounds: int) -> Iterator[Row]:
@@ -67,25 +94,12 @@ def _rows(lm: LanguageModel, tokens: Tokens, folder: str, rounds: int) -> Iterat
     yield from latencies(folder)
 
 
-def timed(sides: list[Callable[[], object]], rounds: int) -> list[float]:
-    """Median seconds of each side; the sides alternate, after one round that does not count."""
-    seconds = np.zeros((rounds + 1, len(sides)))
-    for turn in seconds:
-        for place, side in enumerate(sides):
-            began = time.perf_counter()
-            side()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            turn[place] = time.perf_counter() - began
-    return np.median(seconds[1:], axis=0).tolist()
-
-
 def _oracle(lm: LanguageModel, tokens: Tokens, folder: str, rounds: int) -> Iterator[Row]:
     """All routes of every token and every budget under a reference context, replay included."""
     scored, space = int(tokens.scored.sum()), routes.Space(lm.layers, "SB")
     trie = Trie(space.enumerate())
     sample = space.sample(24, seed=0)
-    products = list(_products(lm, trie, texts=len(tokens)))
+    products = list(trie_products(lm, trie, texts=len(tokens)))
 
     def stock(batch_size: int) -> None:
         for route in sample:
@@ -96,8 +110,8 @@ def _oracle(lm: LanguageModel, tokens: Tokens, folder: str, rounds: int) -> Iter
     own, blas, fused, expanded, *stocks = timed(
         [
             found,
-            partial(_multiply, products, torch.nn.functional.linear),
-            partial(_multiply, products, product),
+            partial(multiply, products, torch.nn.functional.linear),
+            partial(multiply, products, product),
             partial(_expanded, lm, tokens),
             *(partial(stock, size) for size in sizes),
         ],
@@ -110,7 +124,7 @@ def _oracle(lm: LanguageModel, tokens: Tokens, folder: str, rounds: int) -> Iter
     for where, seconds in (("in a process of its own", alone), ("beside the search, freed memory kept", expanded)):
         other = seconds * space.count() / EXPANDED
         yield Row(f"K/V cache expanded to {EXPANDED} branches, {where}", 1e3 * other, "ms", other / own, "oracle")
-    rate = sum(2 * a * b * c for a, b, c in _shapes(products)) / min(blas, fused)
+    rate = work_of(products) / min(blas, fused)
     yield Row("matrix products at the trie's shapes, the faster of two libraries", rate / 1e9, "GFLOP/s")
     work = _work(lm, tokens) + _replays(lm, tokens)
     yield Row(
@@ -130,32 +144,6 @@ def _replays(lm: LanguageModel, tokens: Tokens) -> float:
     bigs = np.tri(lm.layers + 1, lm.layers, -1, dtype=np.int8)[:, None] + SMALL  # k big layers, then small ones
     every = (forward_flops(lm.model, np.broadcast_to(k, (*tokens.ids.shape, lm.layers))) for k in bigs)
     return float(sum(every) / tokens.scored.sum())
-
-
-def _products(lm: LanguageModel, trie: Trie, *, texts: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """The matrix products of one position of some texts: projections, FFNs and the bounding head."""
-    config, d = lm.model.config, lm.model.config.hidden_size
-    h, g = attention_widths(config)
-    width, narrow = lm.model.family.ffn_width(config), config.small_intermediate_size
-    parents = [1, *(len(nodes) for nodes in trie.choices[:-1])]
-    make = partial(torch.randn, device=lm.device)
-    for above, choices in zip(parents, trie.choices):
-        ffns = [((choices == BIG).sum(), width), ((choices == SMALL).sum(), narrow)]
-        shapes = [(above, d, h), (above, d, g), (above, d, g), (above, h, d)]
-        shapes += [shape for n, f in ffns for shape in ((n, d, f), (n, d, f), (n, f, d))]
-        for n, inner, outer in shapes:
-            yield make(texts * int(n), inner), make(outer, inner)
-    yield make(texts * len(trie.routes), d), make(BOUNDING, d)
-
-
-def _shapes(products: list[tuple[torch.Tensor, torch.Tensor]]) -> list[tuple[int, int, int]]:
-    return [(a.shape[0], a.shape[1], b.shape[0]) for a, b in products]
-
-
-def _multiply(products: list[tuple[torch.Tensor, torch.Tensor]], by: Callable[..., torch.Tensor]) -> None:
-    for one, other in products:
-        for part in one.split(16_384):
-            by(part, other, None)
 
 
 @torch.no_grad()

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from .decoding import SAID, Step, grid
+
 
 @dataclass(frozen=True)
 class Row:
@@ -52,22 +54,24 @@ def machine() -> str:
     return f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads{cuda}, torch {torch.__version__}"
 
 
-def write(rows: list[Row], out: Path) -> None:
-    """The table as JSON."""
+def write(rows: list[Row], out: Path, steps: list[Step] | None = None) -> None:
+    """The measurements as JSON."""
     out.parent.mkdir(parents=True, exist_ok=True)
     cleaned = [{**asdict(row), "ratio": None if np.isnan(row.ratio) else row.ratio} for row in rows]
-    out.write_text(json.dumps({"machine": machine(), "rows": cleaned}, indent=1) + "\n")
+    found = {"machine": machine(), "rows": cleaned, "steps": [asdict(step) for step in steps or []]}
+    out.write_text(json.dumps(found, indent=1) + "\n")
 
 
 def table(path: Path) -> str:
-    """What `write` wrote, as text: the machine, and a markdown table.
+    """What `write` wrote, as text: the machine, and markdown tables.
 
     Raises:
         FileNotFoundError: nothing was written there.
     """
     found = json.loads(path.read_text())
     rows = [Row(**{**row, "ratio": np.nan if row["ratio"] is None else row["ratio"]}) for row in found["rows"]]
-    return "\n".join([found["machine"], "", HEADER, *map(line, rows)])
+    steps = [Step(**step) for step in found.get("steps", [])]
+    return "\n".join([found["machine"], "", HEADER, *map(line, rows), *(["", SAID, "", grid(steps)] if steps else [])])
 
 
 def ship(path: Path, readme: Path) -> None:

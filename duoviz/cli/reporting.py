@@ -47,6 +47,9 @@ def bench(
     model: Model = str(SHIPPED),
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     rounds: Annotated[int, typer.Option(help="How often both sides of a comparison are timed.")] = 3,
+    specimen: Annotated[
+        str, typer.Option(help="A real model for deep searches and steps of generate, such as data/smollm2-duo.")
+    ] = "",
     out: Annotated[Path, typer.Option(help="The table as JSON.")] = Path("runs/bench.json"),
     ship: Annotated[bool, typer.Option(help="Also put the table in data/bench.json and the README.")] = False,
 ) -> None:
@@ -57,10 +60,10 @@ def bench(
     if ship and not places.REPOSITORY:
         raise ValueError("--ship puts the table in the repository, and this package was installed without one")
     print(f"{benchmarks.machine()}\n\n{benchmarks.HEADER}")
-    rows = benchmarks.run(model, device=device, rounds=rounds)
+    rows, steps = benchmarks.run(model, device=device, rounds=rounds, specimen=specimen or None)
     shipped = places.SHIPPED / "data" / "bench.json"
     for path in [out, *([shipped] if ship else [])]:
-        benchmarks.write(rows, path)
+        benchmarks.write(rows, path, steps)
     print(f"\nalso in {out}")
     if places.REPOSITORY and ship:
         benchmarks.ship(shipped, places.REPOSITORY / "README.md")
