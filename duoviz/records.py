@@ -302,6 +302,30 @@ class Landscape:
 
 
 @dataclass(frozen=True)
+class Luck:
+    """Losses in nats for every number of big layers: of the mean route, and of the best one, for true and made-up targets.
+
+    Attributes:
+        budgets: numbers of big layers.
+        true_mean, true_best: on the true next token.
+        free: on the true one, of the route whose expected loss under q is least.
+        null_mean, null_best: averaged over next tokens under q, all big's own distribution.
+        matched_mean, matched_best: the same under q at the matched temperature.
+        temperature: at which q's mean entropy is all big's mean loss, over these positions.
+    """
+
+    budgets: Int64[np.ndarray, " k"]
+    true_mean: Float32[np.ndarray, "k seq position"]
+    true_best: Float32[np.ndarray, "k seq position"]
+    free: Float32[np.ndarray, "k seq position"]
+    null_mean: Float32[np.ndarray, "k seq position"]
+    null_best: Float32[np.ndarray, "k seq position"]
+    matched_mean: Float32[np.ndarray, "k seq position"]
+    matched_best: Float32[np.ndarray, "k seq position"]
+    temperature: float
+
+
+@dataclass(frozen=True)
 class Predictions:
     """What a model predicts after one token when that token takes each of some routes.
 

@@ -23,6 +23,9 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
 
+from . import places
+
+SHIPPED_RESULTS = places.SHIPPED / "data" / "results"
 FORMAT = 2
 Arrays = dict[str, Any]
 """Arrays by name."""
@@ -262,3 +265,8 @@ def _written(folder: Path) -> float:
 def _damaged(path: Path, error: Exception) -> str:
     fault = "is missing" if isinstance(error, FileNotFoundError) else f"is damaged ({error})"
     return f"{path} {fault}: delete the folder {path.parent} to compute it again"
+
+
+def results(folder: Path, *, since: float = 0.0) -> Store:
+    """Where results are kept, behind the shipped ones."""
+    return Store(folder, shipped=SHIPPED_RESULTS, since=since)

@@ -65,8 +65,8 @@ def test_bounds_by_tangent_planes_change_nothing(monkeypatch, width, context, na
     monkeypatch.setattr(leaves, "ANCHORS", 1_000_000)
     exact = oracle.survey(lm, ids, **asked)
     monkeypatch.setattr(leaves, "ANCHORS", 3)
-    blocks = leaves._blocks
-    monkeypatch.setattr(leaves, "_blocks", lambda head, normed: (finished.append(len(normed)), blocks(head, normed))[1])
+    blocks = leaves.blocks
+    monkeypatch.setattr(leaves, "blocks", lambda head, normed: (finished.append(len(normed)), blocks(head, normed))[1])
     bounded = oracle.survey(lm, ids, **asked)
     everything = 3 * 8 * 81 * len(names)
     assert sum(finished) < (0.7 * everything if width > 81 else everything + 1)

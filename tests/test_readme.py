@@ -9,7 +9,8 @@ import numpy as np
 
 from duoviz import bench, frames
 from duoviz.metrics import enough, mean_interval
-from duoviz.study import CARRIED, WITHOUT_LABEL, Study
+from duoviz.oracle import CARRIED, WITHOUT_LABEL
+from duoviz.study import Study
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()

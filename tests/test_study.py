@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from duoviz import figures, frames, oracle, router
+from duoviz.oracle import OBJECTIVES
 from duoviz.routes import BIG, Space, to_text
-from duoviz.study import OBJECTIVES, Study
+from duoviz.study import Study
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ def report(
     """Run the notebooks headlessly and write a report that opens offline."""
     import time
 
-    from .. import places, study
+    from .. import places, store
     from .. import report as reports
 
     given = dict(_parameter(text) for text in parameter or [])
@@ -39,7 +39,7 @@ def report(
     if any(page.error for page in pages):
         raise typer.Exit(1)
     if ship:
-        print(f"shipped: {', '.join(study.results(places.runs() / 'results', since=began).ship())}")
+        print(f"shipped: {', '.join(store.results(places.runs() / 'results', since=began).ship())}")
 
 
 @command("nothing is kept of a benchmark; repeat the command")

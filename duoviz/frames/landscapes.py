@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
 from .. import metrics
-from ..records import Tokens
+from ..records import Luck, Tokens
 from .stored import bounded
 
 
@@ -46,6 +47,43 @@ def means(table: pd.DataFrame, tokens: Tokens, *, by: Sequence[str], values: Seq
             row |= bounded(name, mean)
         rows.append(row | {"positions": mean.positions, "documents": mean.documents})
     return pd.DataFrame(rows)
+
+
+def luck_losses(found: Luck, tokens: Tokens, positions: Sequence[int]) -> pd.DataFrame:
+    """One row per sampled scored position and number of big layers: seq, position, budget and the losses of `records.Luck`."""
+    names = [field.name for field in fields(found) if field.name not in ("budgets", "temperature")]
+    parts = [
+        sampled(tokens, positions, {name: getattr(found, name)[k] for name in names}, budget=budget)
+        for k, budget in enumerate(found.budgets.tolist())
+    ]
+    return pd.concat(parts, ignore_index=True).assign(temperature=found.temperature)
+
+
+def luck_gains(table: pd.DataFrame, tokens: Tokens) -> pd.DataFrame:
+    """What the best route gains over the mean route of its budget and over all big, and what it gains on made-up tokens: one
+    row for each reference (`over`: mean, big) and budget, with `true`, `free`, `null`, `matched` and the paired differences
+    `true_less_null` and `true_less_matched`, each with its bounds, in nats; source, positions, documents.
+
+    Args:
+        table: of `luck_losses`.
+        tokens: the texts.
+    """
+    place = ["seq", "position"]
+    big = table[table["budget"] == table["budget"].max()].set_index(place)
+    at = pd.MultiIndex.from_frame(table[place])
+    rows = []
+    for over in ("mean", "big"):
+        gains = table[[*place, "budget"]].copy()
+        for target in ("true", "null", "matched"):
+            reference = table[f"{target}_mean"] if over == "mean" else big[f"{target}_best"].loc[at].to_numpy()
+            gains[target] = reference - table[f"{target}_best"]
+            if target == "true":
+                gains["free"] = reference - table["free"]
+        for null in ("null", "matched"):
+            gains[f"true_less_{null}"] = gains["true"] - gains[null]
+        values = [name for name in gains if name not in (*place, "budget")]
+        rows.append(means(gains, tokens, by=["budget"], values=values).assign(over=over))
+    return pd.concat(rows, ignore_index=True)
 
 
 def regrets(methods: pd.DataFrame, candidates: pd.DataFrame, tokens: Tokens) -> pd.DataFrame:

@@ -5,16 +5,20 @@ from .cost import estimate, estimate_curve
 from .execute import Keep
 from .landscapes import additivity, landscape, landscapes, predict, retraced
 from .methods import AUTO_EXHAUSTIVE
-from .objectives import SAMPLED, Objective, sample_targets
+from .null import luck
+from .objectives import CARRIED, OBJECTIVES, SAMPLED, WITHOUT_LABEL, Objective, sample_targets
 from .passes import MAX_FLOPS, WIDTH, Setting, reference_routes
 from .search import by_budget, measured_rate, search, survey
 from .uniform import fixed, same_for_all, uniform_losses
 
 __all__ = [
     "AUTO_EXHAUSTIVE",
+    "CARRIED",
     "MAX_FLOPS",
+    "OBJECTIVES",
     "SAMPLED",
     "WIDTH",
+    "WITHOUT_LABEL",
     "Keep",
     "Objective",
     "Setting",
@@ -25,6 +29,7 @@ __all__ = [
     "fixed",
     "landscape",
     "landscapes",
+    "luck",
     "measured_rate",
     "predict",
     "reference_routes",

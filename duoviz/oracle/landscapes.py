@@ -106,15 +106,32 @@ def _at(
             f"seq {seq}, position {position}: not a scored position of {tokens.scored.shape} (seq, position)"
         )
     one = tokens[seq : seq + 1]
-    given = _taken(lm, one, context) if isinstance(context, str) else lm.spread(np.asarray(context)[None], one)
+    given = taken(lm, one, context) if isinstance(context, str) else lm.spread(np.asarray(context)[None], one)
     return one, given
 
 
-def _taken(lm: LanguageModel, tokens: Tokens, context: str) -> Int8[np.ndarray, "seq token layer"]:
+def taken(lm: LanguageModel, tokens: Tokens, context: str) -> Int8[np.ndarray, "seq token layer"]:
     """The routes that a reference context names, for every token."""
     if not context.startswith("reference:"):
         raise ValueError(f"context {context!r}: a landscape takes reference:<route>, or the routes taken so far")
     return np.broadcast_to(reference_routes(lm, context), (*tokens.ids.shape, lm.layers))
+
+
+def check_positions(
+    lm: LanguageModel, tokens: Tokens, space: Space, positions: Sequence[int], setting: Setting
+) -> None:
+    """That all routes of some positions of all texts can be looked at.
+
+    Raises:
+        ValueError: a space of another model, a position that is not there, more FLOPs than the setting allows.
+    """
+    check_space(lm, space)
+    outside = [position for position in positions if not 0 <= position < tokens.scored.shape[1]]
+    if outside or not tokens.scored.any():
+        raise ValueError(
+            f"positions {outside or list(positions)}: not among the scored of {tokens.scored.shape} (seq, position)"
+        )
+    check_cost(estimate(lm, tokens, space) / tokens.scored.sum() * len(tokens) * len(positions), setting.max_flops)
 
 
 @undisturbed
@@ -140,15 +157,9 @@ def landscapes(
         ValueError: a context that is neither, a position that is not there, NaN among the losses; what `search` refuses.
     """
     tokens = lm.check(tokens)
-    check_space(lm, space)
+    check_positions(lm, tokens, space, positions, setting)
     if isinstance(context, str):
-        context = _taken(lm, tokens, context)
-    outside = [position for position in positions if not 0 <= position < tokens.scored.shape[1]]
-    if outside or not tokens.scored.any():
-        raise ValueError(
-            f"positions {outside or list(positions)}: not among the scored of {tokens.scored.shape} (seq, position)"
-        )
-    check_cost(estimate(lm, tokens, space) / tokens.scored.sum() * len(tokens) * len(positions), setting.max_flops)
+        context = taken(lm, tokens, context)
     goals = [Objective.of(text) for text in objectives]
     found = np.full((len(goals), len(tokens), len(positions), space.count()), np.nan, np.float32)
     batches = lm.batches(tokens, setting.batch_size)

@@ -92,7 +92,7 @@ def exact(
         (seq, position), back = torch.stack([seqs, positions]).unique(dim=1, return_inverse=True)
         taught = [_mean_prediction(head, outputs[:, seq, position]) for outputs in wanted.teachers.values()]
         lses, tops, means, learnt = [], [], [], []
-        for block, logits in _blocks(head, some):
+        for block, logits in blocks(head, some):
             lse, likely = _softmax(logits)
             lses.append(lse)
             if "agree_big" in wanted.full:
@@ -117,16 +117,19 @@ def exact(
 def whole(head: Head, normed: Float[Tensor, "leaf hidden"]) -> Float[Tensor, " leaf"]:
     """Log-sum-exp of the logits over the whole vocabulary."""
     parts = [
-        torch.stack([_softmax(logits)[0] for _, logits in _blocks(head, part)]).logsumexp(0)
+        torch.stack([_softmax(logits)[0] for _, logits in blocks(head, part)]).logsumexp(0)
         for part in normed.split(HEAD_ROWS)
     ]
     return torch.cat(parts) if parts else normed.new_zeros(0)
 
 
-def _blocks(head: Head, normed: Float[Tensor, "leaf hidden"]) -> Iterator[tuple[slice, Float[Tensor, "leaf token"]]]:
-    """The logits of some tokens of the vocabulary after the others."""
-    for start in range(0, len(head.weight), HEAD_COLUMNS):
-        block = slice(start, start + HEAD_COLUMNS)
+def blocks(
+    head: Head, normed: Float[Tensor, "leaf hidden"], tokens: int | None = None
+) -> Iterator[tuple[slice, Float[Tensor, "leaf token"]]]:
+    """The logits of so many tokens of the vocabulary (`HEAD_COLUMNS` if not given) after the others."""
+    tokens = tokens or HEAD_COLUMNS
+    for start in range(0, len(head.weight), tokens):
+        block = slice(start, start + tokens)
         bias = None if head.bias is None else head.bias[block]
         yield block, head.capped(product(normed, head.weight[block], bias))
 
@@ -141,7 +144,7 @@ def _likely(
     head: Head, normed: Float[Tensor, "leaf hidden"]
 ) -> tuple[Float[Tensor, " leaf"], Float[Tensor, "leaf vocab"]]:
     """Log-sum-exp of the logits, and the next token's distribution, of few leaves."""
-    return _softmax(torch.cat([logits for _, logits in _blocks(head, normed)], -1))
+    return _softmax(torch.cat([logits for _, logits in blocks(head, normed)], -1))
 
 
 def _mean_prediction(head: Head, outputs: Float[Tensor, "pass place hidden"]) -> Float[Tensor, "place vocab"]:

@@ -37,6 +37,12 @@ FULL = ("agree_big", "entropy")
 EXPECTED = ("expected", "expected:mean")
 """Objectives with a teacher, which need every logit of a model that caps them."""
 NAMES = ("nll", "expected", "expected:mean", *SAMPLED, *FULL)
+OBJECTIVES = ("nll", "expected", "null")
+"""The oracle, the label-free policy and the null control."""
+CARRIED = (*OBJECTIVES, "sampled")
+"""And the routes of the null control scored on the true targets, where one pass serves them all."""
+WITHOUT_LABEL = ("expected:mean", "agree_big", "entropy")
+"""Further objectives that need no answer."""
 RANDOM_PASSES = 64
 """Forward passes with random routes whose predictions the teacher of `expected:mean` averages."""
 

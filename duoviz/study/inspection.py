@@ -16,7 +16,7 @@ from ..model.routing import SCOPE, holding
 from ..oracle import AUTO_EXHAUSTIVE
 from ..progress import Watch
 from ..records import Curve, Landscape, Predictions, Tokens
-from .study import CARRIED, OBJECTIVES, Study
+from .study import Study
 
 BATCH = 16
 DRAWN = 4_096
@@ -88,7 +88,7 @@ class Inspection:
             space = self.study.space(question.choices)
             return oracle.survey(self.lm, tokens, choices=space, setting=setting, seed=self.study.seed, **ways)
         ways |= {"choices": question.choices, "setting": setting}
-        return self.study.survey(question.source, OBJECTIVES if committed else CARRIED, **ways)
+        return self.study.survey(question.source, oracle.OBJECTIVES if committed else oracle.CARRIED, **ways)
 
     def routed(self, analysis: Analysis, router: str) -> Routed:
         """What a router does on the texts.

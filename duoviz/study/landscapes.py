@@ -32,6 +32,11 @@ def asked(space: routes.Space) -> dict[str, Any]:
     return {"candidates": candidates, "methods": RETRACED, "draws": NULL_DRAWS}
 
 
+def spaced(tokens: records.Tokens, positions: int) -> list[int]:
+    """So many positions of a text, evenly spaced, the first and the last among them."""
+    return np.unique(np.linspace(0, tokens.scored.shape[1] - 1, positions).astype(int)).tolist()
+
+
 def measured(
     lm: LanguageModel, tokens: records.Tokens, space: routes.Space, *, positions: int, seed: int
 ) -> dict[str, pd.DataFrame]:
@@ -48,7 +53,7 @@ def measured(
         positions: of each text, evenly spaced.
         seed: of sampled targets and of methods that draw.
     """
-    places = np.unique(np.linspace(0, tokens.scored.shape[1] - 1, positions).astype(int)).tolist()
+    places = spaced(tokens, positions)
     drawn = [f"null:{seed + draw}" for draw in range(NULL_DRAWS)]
     true, *null = oracle.landscapes(lm, tokens, space, places, objectives=("nll", *drawn))
     made: dict[str, list[pd.DataFrame]] = {"additivity": [], "candidates": [], "methods": []}
@@ -64,3 +69,9 @@ def measured(
         found = {"regret_nats": regret.mean(0), "routes": tried}
         made["methods"].append(frames.sampled(tokens, places, found, method=method, space=name))
     return {name: pd.concat(parts, ignore_index=True) for name, parts in made.items()}
+
+
+def luck(lm: LanguageModel, tokens: records.Tokens, space: routes.Space, *, positions: int) -> dict[str, pd.DataFrame]:
+    """What the best of all routes gains at some positions, by luck and by insight: the table `luck` of `frames.luck_losses`."""
+    places = spaced(tokens, positions)
+    return {"luck": frames.luck_losses(oracle.luck(lm, tokens, space, places), tokens, places)}

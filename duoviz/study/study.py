@@ -28,15 +28,8 @@ from ..oracle.methods import parse as parse_method
 from ..router import Mixture
 from . import landscapes
 
-SHIPPED_RESULTS = places.SHIPPED / "data" / "results"
 CALIBRATION = (("shipped-prose", 8), ("shipped-code", 8))
 """Calibration documents on which the fixed routes and the routers' thresholds are chosen: 2 x 8 x 127 positions."""
-OBJECTIVES = ("nll", "expected", "null")
-"""The oracle, the label-free policy and the null control."""
-CARRIED = (*OBJECTIVES, "sampled")
-"""And the routes of the null control scored on the true targets, where one pass serves them all."""
-WITHOUT_LABEL = ("expected:mean", "agree_big", "entropy")
-"""Further objectives that need no answer."""
 RANDOM = "random-100"
 """The paper's best of 100 random routes."""
 FIXED_CANDIDATES = 64
@@ -91,7 +84,7 @@ class Study:
     @cached_property
     def _store(self) -> store.Store:
         since = time.time() if self.fresh else float(os.environ.get("DUOVIZ_FRESH", "0"))
-        return results(self.results, since=since)
+        return store.results(self.results, since=since)
 
     @property
     def found(self) -> list[Path]:
@@ -110,7 +103,7 @@ class Study:
     def survey(
         self,
         source: str,
-        objectives: tuple[str, ...] = OBJECTIVES,
+        objectives: tuple[str, ...] = oracle.OBJECTIVES,
         *,
         context: str = "committed",
         method: str | None = None,
@@ -196,20 +189,32 @@ class Study:
     def curves(self, source: str, *, context: str = "committed") -> list[records.Curve]:
         """Every policy over the number of big layers, beside each other (figure 4b). Where routes are too many to enumerate, the
         oracle is what `method` finds: its loss is an upper bound."""
-        found = self.survey(source, OBJECTIVES if context == "committed" else CARRIED, context=context)
+        found = self.survey(source, oracle.OBJECTIVES if context == "committed" else oracle.CARRIED, context=context)
         random = self.survey(source, ("nll",), context=context, method=RANDOM)
         return [replace(found.pop("nll"), name="oracle"), *found.values(), *random.values(), self.fixed(source)]
 
     def landscapes(self, source: str, *, positions: int = 32) -> dict[str, pd.DataFrame]:
         """What all routes of some positions of each text, evenly spaced, say under `reference:big` (see
         `landscapes.measured`)."""
+        asked = {**landscapes.asked(self.space()), "seed": self.seed}
+        return self._at_positions("landscapes", source, positions, partial(landscapes.measured, seed=self.seed), asked)
+
+    def luck(self, source: str, *, positions: int = 16) -> pd.DataFrame:
+        """What the best route gains there on the true next token, and on all that the model could have made up: a table of
+        `frames.luck_losses`."""
+        return self._at_positions("luck", source, positions, landscapes.luck, {"choices": self.choices})["luck"]
+
+    def _at_positions(
+        self,
+        what: str,
+        source: str,
+        positions: int,
+        measure: Callable[..., dict[str, pd.DataFrame]],
+        asked: dict[str, Any],
+    ) -> dict[str, pd.DataFrame]:
         tokens, space = self.tokens(source), self.space()
-        asked = {"positions": positions, **landscapes.asked(space), "seed": self.seed}
-
-        def compute(_: oracle.Keep) -> dict[str, pd.DataFrame]:
-            return landscapes.measured(self.lm, tokens, space, positions=positions, seed=self.seed)
-
-        return self._cached("landscapes", {**_about(tokens, space), **asked}, compute)
+        asked = {**_about(tokens, space), "positions": positions, **asked}
+        return self._cached(what, asked, lambda _: measure(self.lm, tokens, space, positions=positions))
 
     def replayed(self, source: str, curve: records.Curve) -> records.Curve:
         """What the routes of a curve are worth in one ordinary forward pass, whatever context they were chosen in."""
@@ -244,7 +249,7 @@ class Study:
     def difficulty(self, source: str, *, budget: int, context: str = "committed") -> pd.DataFrame:
         """Losses and difficulties of every token (figures 5, 6), columns as of `frames.difficulty`."""
         found = self.survey(source, context=context)
-        return frames.difficulty(self.tokens(source), *(found[name] for name in OBJECTIVES), budget=budget)
+        return frames.difficulty(self.tokens(source), *(found[name] for name in oracle.OBJECTIVES), budget=budget)
 
     def inspector(
         self,
@@ -343,8 +348,3 @@ def _about(tokens: records.Tokens, space: routes.Space | None = None) -> dict[st
     shape = {"documents": len(tokens), "length": tokens.ids.shape[1]}
     ties = {} if space is None or space.groups is None else {"ties": str(space)}
     return {"source": tokens.source, "text": tokens.fingerprint, **shape, **ties}
-
-
-def results(folder: Path, *, since: float = 0.0) -> store.Store:
-    """Where results are kept, behind the shipped ones; see `store.Store`."""
-    return store.Store(folder, shipped=SHIPPED_RESULTS, since=since)
