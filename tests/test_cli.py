@@ -30,7 +30,19 @@ def run(*words):
 
 
 def test_every_subcommand_explains_itself():
-    names = ("train", "convert", "oracle", "router", "evaluate", "report", "score", "bench", "figure8", "init")
+    names = (
+        "train",
+        "convert",
+        "oracle",
+        "router",
+        "evaluate",
+        "report",
+        "score",
+        "bench",
+        "figure8",
+        "init",
+        "specimen",
+    )
     assert set(names) <= set(run("--help").output.split())
     for name in names:
         done = run(name, "--help")

@@ -10,7 +10,7 @@ import pytest
 from plotly import graph_objects as go
 
 from duoviz import figures, frames, oracle, style
-from duoviz.records import Landscape, Tokens
+from duoviz.records import Landscape, Luck, Tokens
 from duoviz.routes import Space
 
 
@@ -277,6 +277,35 @@ def test_difficulty_is_drawn_against_loss(curves, tokens):
     assert figure.layout.title.subtitle.text == "3 documents, 21 positions each"
 
 
+def losses_by_luck(tokens):
+    """Of three budgets at two positions of each text; the best route gains 0.1 a budget more on the true token."""
+    k = np.arange(3, dtype=np.float32)[:, None, None] + np.zeros((3, len(tokens), 2), np.float32)
+    mean, big = 5.0 - 0.5 * k, 0.25 * k * (2 - k)  # with none or all big there is one route
+    values = {"true_mean": mean, "true_best": mean - 2 * big, "free": mean - big / 2, "null_mean": mean - 1}
+    values |= {"null_best": mean - 1 - big, "matched_mean": mean, "matched_best": mean - 1.5 * big}
+    return frames.luck_losses(Luck(np.arange(3), **values, temperature=1.5), tokens, [0, 4])
+
+
+def test_gains_by_luck_are_drawn_beside_those_on_the_true_token(tokens):
+    gains = frames.luck_gains(losses_by_luck(tokens), tokens)
+    at = gains.set_index(["over", "budget"])
+    assert at.loc[("mean", 1), ["true", "free", "null", "matched"]].tolist() == pytest.approx([0.5, 0.125, 0.25, 0.375])
+    # over all big (4.0 nats, 3.0 on its own tokens) the one more layer counts too
+    assert at.loc[("big", 1), ["true", "free", "null", "matched"]].tolist() == pytest.approx(
+        [0.0, -0.375, -0.25, -0.125]
+    )
+    assert at.loc[("mean", 1), "true_less_null"] == pytest.approx(0.25)
+    assert at.loc[("big", 2), "true_less_matched"] == pytest.approx(0.0)
+    assert (at["positions"] == 6).all()
+    figure = figures.luck_curve(gains)
+    titled(figure)
+    assert len(figure.data) == 8
+    over_mean = [trace for trace in figure.data if trace.xaxis == "x"]
+    for trace, name in zip(over_mean, ("true", "null", "matched", "free")):
+        np.testing.assert_allclose(trace.y, at.loc["mean", name])
+        assert trace.customdata.tolist() == [0, 1, 2]
+
+
 @pytest.fixture(scope="module")
 def every(curves, tokens):
     """One figure of each kind, by the function that draws it."""
@@ -312,6 +341,7 @@ def every(curves, tokens):
         "intervals": figures.intervals(means, x="nats", title="t"),
         "landscape": figures.landscape(frames.spread(land), marks, title="t"),
         "layer_usage": figures.layer_usage(frames.layer_usage({"oracle": routes, "yours": routes}), title="t"),
+        "luck_curve": figures.luck_curve(frames.luck_gains(losses_by_luck(tokens), tokens)),
         "policy_bars": figures.policy_bars(summary[summary["budget"] == 2], title="t"),
         "rank_agreement": figures.rank_agreement(frames.rank_agreement(table, losses[:3]), title="t"),
         "realised_budget": figures.realised_budget(means),

@@ -7,7 +7,7 @@ import pytest
 from duoviz import figures, frames, oracle, router
 from duoviz.oracle import OBJECTIVES
 from duoviz.routes import BIG, Space, to_text
-from duoviz.study import Study
+from duoviz.study import Study, specimen
 
 
 @pytest.fixture
@@ -103,6 +103,10 @@ def test_landscapes_of_a_source_say_what_a_search_finds(study, monkeypatch):
     assert (regrets["regret_nats"] >= 0).all()
     of = regrets[regrets["space"] == "free"].set_index("method")
     assert of.loc["descent-0", "regret_nats"] < of.loc["random-128", "regret_nats"]
+    lucky = study.luck("shipped-prose", positions=2)
+    of_best = lucky.groupby(["seq", "position"])["true_best"].min().to_numpy()
+    np.testing.assert_allclose(of_best, best[:, [0, 3]].ravel(), atol=1e-5)
+    assert frames.luck_gains(lucky, tokens)["positions"].eq(2 * len(tokens)).all()
     rise = (most["true_nats"] - every.loc[every["candidates"] == 1, "true_nats"].to_numpy()).mean()
     assert of.loc["random-1", "regret_nats"] == pytest.approx(rise, abs=1e-6)
     for figure in (figures.candidates_curve(by_candidates(tables, tokens)), figures.regret_curve(regrets)):
@@ -139,3 +143,18 @@ def test_a_study_keeps_to_its_tied_layers(study, monkeypatch):
 
 def by_candidates(tables, tokens):
     return frames.means(tables["candidates"], tokens, by=["candidates"], values=["true_nats", "null_nats"])
+
+
+def test_findings_on_a_real_model_are_tables_that_need_no_model(study, tmp_path, monkeypatch):
+    monkeypatch.setattr("duoviz.study.landscapes.RETRACED", ("descent-0", "paths-1"))
+    monkeypatch.setenv("DUOVIZ_HOME", str(tmp_path))
+    tables = specimen.measured("data/duo-tiny", groups=4, documents=2, positions=3, length=8)
+    specimen.write(tables, tmp_path)
+    read = specimen.read(tmp_path)
+    for name, table in tables.items():
+        pd.testing.assert_frame_equal(read[name], table)
+    assert read["luck"].groupby("source")["budget"].unique().map(list).tolist() == [[0, 3, 6, 9, 12]] * 2
+    assert read["searches"]["measure"].tolist() == ["additive", "pairwise", "descent-0", "paths-1"] * 2
+    shipped = specimen.read()
+    assert shipped["luck"]["documents"].min() >= 16
+    assert figures.luck_curve(shipped["luck"]).data

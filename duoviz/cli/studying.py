@@ -1,4 +1,4 @@
-"""Subcommands that look at a model as it is: `score`, `oracle`, `evaluate`."""
+"""Subcommands that look at a model as it is: `score`, `oracle`, `evaluate`, `specimen`."""
 
 from __future__ import annotations
 
@@ -168,3 +168,20 @@ def evaluate(
         rows = evaluation.perplexities(lm, ways=ways, batch_size=batch_size, **asked)
     print(evaluation.write(lm, rows, out / ("tasks" if tasks else "perplexity")).to_string(index=False))
     print(f"also in {out}, as parquet and JSON")
+
+
+@command("finished results are kept in runs/results; repeat the command to go on from there")
+def specimen(
+    model: Model = "data/smollm2-duo",
+    groups: Annotated[int, typer.Option(help="Runs of layers that choose together.")] = 10,
+    documents: Annotated[int, typer.Option(help="Documents of each source.")] = 48,
+    positions: Annotated[int, typer.Option(help="Positions of each document, evenly spaced.")] = 16,
+    out: Annotated[Path, typer.Option(help="Folder of the tables; notebook 7 reads data/specimen.")] = Path(
+        "runs/specimen"
+    ),
+) -> None:
+    """Measure on a real model what notebooks 3 and 7 find on the small one (an hour on two cores)."""
+    from ..study import specimen as real
+
+    real.write(real.measured(model, groups=groups, documents=documents, positions=positions), out)
+    print(f"the tables are in {out}")

@@ -56,6 +56,10 @@ def train(
     learning_rate: Annotated[float | None, typer.Option(help="Its peak; the preset's if not given.")] = None,
     rows: Annotated[int | None, typer.Option(help="Sequences of an optimizer step; the preset's if not given.")] = None,
     optimizer: Annotated[str, typer.Option(help="adamw, or muon for the hidden matrices.")] = "adamw",
+    evaluate_every: Annotated[
+        int | None,
+        typer.Option(help="Steps between losses on the holdout; a tenth of the run, at most 250, if not given."),
+    ] = None,
     activation_checkpointing: Annotated[bool, typer.Option(help="Recompute activations to save memory.")] = False,
     seed: Seed = 0,
 ) -> None:
@@ -77,6 +81,7 @@ def train(
         policy=RandomPolicy(big=big, small=rest(big, skip), skip=skip),
         seed=seed,
         micro_rows=micro_rows,
+        evaluate_every=evaluate_every,
         start=start,
         frozen=frozen or (start is not None and is_adapter(start)),
         distil=distil,

@@ -10,7 +10,7 @@ from duoviz.style import CONFIG
 
 from .export import drawn, write
 from .inspection import landscape, layer_usage
-from .landscapes import candidates_curve, regret_curve
+from .landscapes import candidates_curve, luck_curve, regret_curve
 from .look import nothing
 from .policies import budget_curve, gain_curve, gap_closed, intervals, policy_bars, realised_budget
 from .routing import around, frame, route_comparison, route_maps, routing_heatmap
@@ -33,6 +33,7 @@ __all__ = [
     "intervals",
     "landscape",
     "layer_usage",
+    "luck_curve",
     "nothing",
     "policy_bars",
     "rank_agreement",

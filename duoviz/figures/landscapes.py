@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,14 @@ KINDS = {
     "true_nats": ("oracle", "the true next token"),
     "null_nats": ("null", "a token the model made up (null control)"),
 }
+TARGETS = {
+    "true": ("oracle", "solid", "oracle, on the true next token"),
+    "null": ("null", "dot", "null control, on every token the model could make up"),
+    "matched": ("sampled", "dash", "the same, as unsure as the model is wrong"),
+    "free": ("label-free", "solid", "label-free, on the true next token"),
+}
+"""Policy that gives the colour, dash and name of what `luck_curve` draws."""
+OVER = {"mean": "over the mean route of the budget", "big": "over all big"}
 METHODS = {
     "paths": ("star", "#7B61C9"),
     "descent": ("circle", "#D55E00"),
@@ -53,6 +62,51 @@ def candidates_curve(table: pd.DataFrame, *, title: str = "How much does the bes
     figure.update_xaxes(title="random routes to choose from", type="log", dtick=1)
     figure.update_yaxes(title="gain over all big (nats per token)", col=1)
     return look.finish(figure, title=title, note=f"{look.counted(table)}; bars: 95 % intervals", height=440)
+
+
+def luck_curve(table: pd.DataFrame, *, title: str = "How much of the oracle's gain is luck?") -> go.Figure:
+    """What does the best route gain, and what would it gain were the next token one that the model made up? Where the lines lie
+    on each other, nothing is left beyond luck. A row of panels for each reference, a column for each source.
+
+    Args:
+        table: as of `frames.luck_gains`.
+        title: of the figure.
+
+    Raises:
+        ValueError: no rows, or a column is missing.
+    """
+    look.needed(
+        table, ["source", "over", "budget", *(f"{name}{end}" for name in TARGETS for end in ("", "_low", "_high"))]
+    )
+    sources = list(dict.fromkeys(table["source"]))
+    titles = [f"{source}, {words}" for words in OVER.values() for source in sources]
+    shared: dict[str, Any] = {"shared_xaxes": "all", "shared_yaxes": "rows", "horizontal_spacing": 0.04}
+    figure = look.panels(titles, rows=len(OVER), cols=len(sources), vertical_spacing=0.12, **shared)
+    for (row, over), (column, source) in product(enumerate(OVER, 1), enumerate(sources, 1)):
+        part = table[(table["source"] == source) & (table["over"] == over)].sort_values("budget")
+        for shift, (name, (policy, dash, label)) in enumerate(TARGETS.items()):
+            figure.add_scatter(
+                x=part["budget"] + 0.08 * (shift - 1.5),  # bars beside each other
+                y=part[name],
+                error_y=look.errors(part, name, f"{name}_low", f"{name}_high") | {"thickness": 1, "width": 0},
+                name=label,
+                mode="lines+markers",
+                line={"color": style.policy_colour(policy), "dash": dash},
+                marker={"symbol": style.policy_mark(policy), "size": 7},
+                customdata=part["budget"],
+                hovertemplate="%{customdata} big: %{y:.3f} nats<extra>" + label + "</extra>",
+                legendgroup=name,
+                showlegend=(row, column) == (1, 1),
+                row=row,
+                col=column,
+            )
+    figure.add_hline(y=0, line={"color": style.INK, "width": 1})
+    figure.update_xaxes(title="big layers per token", row=len(OVER))
+    figure.update_yaxes(title="gain (nats per token)", col=1)
+    figure = look.finish(figure, title=title, note=f"{look.counted(table)}; bars: 95 % intervals", height=720)
+    return figure.update_layout(
+        legend={"orientation": "h", "yref": "container", "y": 0.0, "yanchor": "bottom"}, margin_b=110
+    )
 
 
 def regret_curve(table: pd.DataFrame, *, title: str = "How near do searches come that do not enumerate?") -> go.Figure:

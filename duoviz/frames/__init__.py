@@ -1,7 +1,7 @@
 """Records to tidy tables and back: the only place that names columns, dtypes and units."""
 
 from .inspection import best_routes, inspected, layer_usage, policies, spread
-from .landscapes import luck_gains, luck_losses, means, regrets, sampled
+from .landscapes import luck_gains, luck_losses, means, regrets, sampled, searched
 from .slices import BY, CLASSES, extremes, looks_like_python, medians, slices, target_classes, token_classes
 from .stored import curve, curve_from_frame, found, found_from_frame, positions, tidy, token_losses
 from .summaries import curve_summary, difficulty, distribution, gains, gaps, interval_table, luck, rank_agreement, usage
@@ -37,6 +37,7 @@ __all__ = [
     "rank_agreement",
     "regrets",
     "sampled",
+    "searched",
     "slices",
     "spread",
     "target_classes",

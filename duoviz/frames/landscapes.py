@@ -107,3 +107,23 @@ def regrets(methods: pd.DataFrame, candidates: pd.DataFrame, tokens: Tokens) -> 
     )
     known = pd.concat([methods, random[candidates["candidates"] < candidates["candidates"].max()]])
     return means(known, tokens, by=["space", "method"], values=["regret_nats", "routes"])
+
+
+SEARCHES = ("paths-1", "paths-2", "paths-4", "paths-8", "descent-0")
+"""Whose regret `searched` tells."""
+
+
+def searched(tables: Mapping[str, pd.DataFrame], tokens: Tokens) -> pd.DataFrame:
+    """How nearly losses are sums, and how near searches come: source, measure (additive and pairwise: R squared; a search: its
+    regret in nats, averaged over the numbers of big layers), `value` with its bounds, positions, documents.
+
+    Args:
+        tables: of `Study.landscapes`.
+        tokens: the texts.
+    """
+    fits = tables["additivity"].melt(["seq", "position"], ["additive", "pairwise"], "measure")
+    methods = tables["methods"]
+    some = methods[(methods["space"] == "each budget") & methods["method"].isin(SEARCHES)]
+    regrets_ = some.rename(columns={"method": "measure", "regret_nats": "value"})
+    parts = [means(part, tokens, by=["measure"], values=["value"]) for part in (fits, regrets_)]
+    return pd.concat(parts, ignore_index=True)
