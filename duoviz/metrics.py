@@ -8,17 +8,18 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int8, Int64
 from scipy.special import gammaln
-from scipy.stats import bootstrap
+from scipy.stats import bootstrap, t
 
 from .routes import BIG
 
-RESAMPLES = 2000
+RESAMPLES = 500
+"""Draws of documents for what is no mean."""
 Losses = Float[np.ndarray, "*seq position"]
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its 95 % bootstrap interval over documents; the bounds are NaN for a single document.
+    """A mean with its 95 % interval over documents; the bounds are NaN for a single document.
 
     Attributes:
         mean, low, high: in the unit of what was averaged.
@@ -42,7 +43,8 @@ class Interval:
 def mean_interval(values: Float[np.ndarray, "seq position"], documents: Sequence[str] | None = None) -> Interval:
     """Mean over scored positions, and how far it would move with other documents.
 
-    Documents are drawn with replacement, each with all its positions (a ratio of sums, so long documents weigh more).
+    A t interval: documents are the independent units, each with all its positions (a ratio of sums, so long documents weigh
+    more), and their number less one is the degrees of freedom. With 4 to 12 documents a percentile bootstrap covers 80 to 90 %.
 
     Args:
         values: per position; NaN is left out.
@@ -84,7 +86,10 @@ def _ratio(
     denominator: Float[np.ndarray, "seq position"],
     documents: Sequence[str] | None,
 ) -> Interval:
-    """Sum over sum, with its bootstrap interval over documents; positions with a NaN numerator do not count.
+    """Sum over sum, with its t interval over documents; positions with a NaN numerator do not count.
+
+    The standard error is that of the ratio estimator: documents' sums less the ratio times their parts, over all parts.
+    Source: Cochran, Sampling Techniques (1977), section 6.4.
 
     Raises:
         ValueError: as `mean_interval`.
@@ -100,31 +105,23 @@ def _ratio(
     sums, parts = sums[counts > 0], parts[counts > 0]
     if not len(sums):
         raise ValueError("no scored position: there is nothing to average")
-    low = high = np.nan
-    if len(sums) > 1:
-        found = bootstrap(
-            (sums, parts),
-            lambda s, c, axis=-1: s.sum(axis) / c.sum(axis),
-            paired=True,
-            vectorized=True,
-            n_resamples=RESAMPLES,
-            method="percentile",
-            rng=np.random.default_rng(0),
-        ).confidence_interval
-        low, high = float(found.low), float(found.high)
-    return Interval(float(sums.sum() / parts.sum()), low, high, int(counts.sum()), len(sums))
+    mean, number = float(sums.sum() / parts.sum()), len(sums)
+    half = np.nan
+    if number > 1:
+        error = np.sqrt(number / (number - 1) * ((sums - mean * parts) ** 2).sum()) / parts.sum()
+        half = float(t.ppf(0.975, number - 1) * error)
+    return Interval(mean, mean - half, mean + half, int(counts.sum()), number)
 
 
 def verdict(interval: Interval) -> str:
-    """Whether a quantity is above zero: "holds" if its whole interval is, else "does not hold", and whether that is open.
+    """Whether a quantity is above zero: "holds" if its whole interval is, "does not hold" if its whole interval is not, else
+    "open".
 
     Without an interval it cannot be said.
     """
     if np.isnan(interval.low):
         return f"cannot be said ({'one document' if interval.documents == 1 else 'no interval'})"
-    if interval.low > 0:
-        return "holds"
-    return "does not hold (the interval leaves it open)" if interval.high > 0 else "does not hold"
+    return "holds" if interval.low > 0 else "open" if interval.high > 0 else "does not hold"
 
 
 def claim(
@@ -287,7 +284,7 @@ def profile_correlation(
             places,
             correlation,
             vectorized=False,
-            n_resamples=RESAMPLES // 4,
+            n_resamples=RESAMPLES,
             method="percentile",
             rng=np.random.default_rng(0),
         ).confidence_interval

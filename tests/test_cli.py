@@ -142,6 +142,7 @@ def test_shares_that_sum_to_one_leave_nothing_to_small(big, skip, letters):
     ],
 )
 def test_bad_input_ends_in_one_line(words, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     done = run(*words)
     assert done.exit_code == 2
     assert message in " ".join(done.output.split())

@@ -35,20 +35,13 @@ def test_the_tree_names_every_module_once():
 
 def test_what_the_picture_is_said_to_show_is_in_the_shipped_results():
     study = Study(documents=8)
-    for source in study.sources:
-        found = study.survey(source)
-        gain = {n: np.nanmean(c.loss_nats[-1] - c.loss_nats, axis=(1, 2)) for n, c in found.items()}
-        assert gain["nll"][1] > 0
-        assert gain["null"][1] < 0 < gain["null"][2:-1].min()
-        assert gain["expected"].max() < 0.1 * gain["nll"].max()
-        true = study.fixed(source).loss_nats[1] - found["nll"].loss_nats[1]
-        null = study.fixed(source, null=True).loss_nats[1] - found["null"].loss_nats[1]
-        more = mean_interval(true - null, study.tokens(source).documents)
-        if source == "shipped-code":
-            assert more.low < 0 < more.high
-        else:
-            assert round(more.mean, 2) == 0.04
-            assert more.low > 0
+    for source, true, null in (("shipped-prose", 0.75, 0.73), ("shipped-code", 0.54, 0.54)):
+        gains = frames.luck_gains(study.luck(source, positions=32), study.tokens(source)).set_index(["over", "budget"])
+        four = gains.loc[("mean", 4)]
+        assert (round(four["true"], 2), round(four["null"], 2), four["positions"]) == (true, null, 256)
+        assert four["true_less_null_low"] < 0 < four["true_less_null_high"]
+        assert gains.loc["mean", "free"].max() < 0.15
+        assert (gains.loc["big", "null"][:1] < 0).all()
 
 
 def test_what_is_said_of_notebook_7_is_in_the_shipped_results():
@@ -59,7 +52,7 @@ def test_what_is_said_of_notebook_7_is_in_the_shipped_results():
         again = study.lm.score(tokens, free.routes[1])
         assert mean_interval(study.fixed(source).loss_nats[1] - again, tokens.documents).low > 0
         kept = study.survey(source, WITHOUT_LABEL, context="reference:big")["agree_big"]
-        assert mean_interval(enough(kept.minimised, kept.budgets, epsilon=0.0), tokens.documents).high < 1.05
+        assert mean_interval(enough(kept.minimised, kept.budgets, epsilon=0.0), tokens.documents).high < 1.1
         assert round(tables["additivity"]["pairwise"].mean(), 2) == 0.99
         regrets = frames.regrets(tables["methods"], tables["candidates"], tokens).set_index(["space", "method"])
         descent = regrets.loc[("free", "descent-0")]

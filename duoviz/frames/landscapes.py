@@ -29,7 +29,7 @@ def sampled(
 
 def means(table: pd.DataFrame, tokens: Tokens, *, by: Sequence[str], values: Sequence[str]) -> pd.DataFrame:
     """One row per group: source, the columns of the group, and for each of the values its mean and `<value>_low` and
-    `<value>_high` (95 %, documents drawn anew); positions, documents.
+    `<value>_high` (95 %, over documents); positions, documents.
 
     Args:
         table: rows with seq and position; a group holds a position at most once.

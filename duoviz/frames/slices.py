@@ -88,7 +88,7 @@ def slices(
     counts: Int[np.ndarray, " vocab"] | None = None,
 ) -> pd.DataFrame:
     """Means over parts of the tokens: source, by, slice, and for each of the values its mean with `<value>_low` and
-    `<value>_high` (95 %, documents drawn anew); positions, documents. Slices in their natural order, empty ones left out.
+    `<value>_high` (95 %, over documents); positions, documents. Slices in their natural order, empty ones left out.
 
     Args:
         table: one row per position, with seq, position, target_id and the values (`token_losses`, `difficulty`).

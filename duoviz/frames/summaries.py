@@ -16,7 +16,7 @@ from .stored import bounded, token_losses
 
 def curve_summary(curves: Sequence[Curve], tokens: Tokens) -> pd.DataFrame:
     """One row per policy and budget: source, policy, context, budget, realised_big (mean big layers), loss_nats with low
-    and high (95 %, documents drawn anew), perplexity with the same, replay_error_nats, positions, documents."""
+    and high (95 %, over documents), perplexity with the same, replay_error_nats, positions, documents."""
     rows = []
     for record in curves:
         for k, budget in enumerate(record.budgets):
@@ -189,7 +189,7 @@ def difficulty(tokens: Tokens, oracle: Curve, label_free: Curve, null: Curve, *,
 
 def rank_agreement(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     """How alike some columns rank the tokens of a document: source, one, other (columns), mean, low, high (Spearman's rank
-    correlation within each document, averaged over documents, which are drawn anew), positions, documents.
+    correlation within each document, averaged over documents), positions, documents.
 
     Args:
         table: one row per position, with source and seq.
