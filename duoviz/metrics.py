@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float, Int8, Int64
@@ -34,7 +34,15 @@ class Interval:
 
     def below(self, limit: float) -> Interval:
         """How far it is below a limit, for `verdict`."""
-        return Interval(limit - self.mean, limit - self.high, limit - self.low, self.positions, self.documents)
+        return replace(self, mean=limit - self.mean, low=limit - self.high, high=limit - self.low)
+
+    @property
+    def p(self) -> float:
+        """Two-sided p-value of a mean of zero, as the interval has it; NaN without one."""
+        if self.low == self.high:
+            return float(self.mean == 0)
+        error = (self.high - self.low) / 2 / t.ppf(0.975, self.documents - 1)
+        return float(2 * t.sf(abs(self.mean) / error, self.documents - 1))
 
     def __str__(self) -> str:
         return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
@@ -108,7 +116,7 @@ def _ratio(
     mean, number = float(sums.sum() / parts.sum()), len(sums)
     half = np.nan
     if number > 1:
-        error = np.sqrt(number / (number - 1) * ((sums - mean * parts) ** 2).sum()) / parts.sum()
+        error = np.sqrt(number / (number - 1) * ((sums - mean * parts) ** 2).sum()) / parts.sum())
         half = float(t.ppf(0.975, number - 1) * error)
     return Interval(mean, mean - half, mean + half, int(counts.sum()), number)
 
@@ -122,6 +130,20 @@ def verdict(interval: Interval) -> str:
     if np.isnan(interval.low):
         return f"cannot be said ({'one document' if interval.documents == 1 else 'no interval'})"
     return "holds" if interval.low > 0 else "open" if interval.high > 0 else "does not hold"
+
+
+def verdicts(intervals: Sequence[Interval]) -> list[str]:
+    """`verdict` of several claims that are read together, by Holm's correction: each is decided only as far as 5 % is the
+    chance that any of them is decided wrongly. What has no standard error cannot be said, and does not count."""
+    order = sorted(range(len(intervals)), key=lambda i: np.nan_to_num(intervals[i].p, nan=2.0))
+    left = sum(not np.isnan(one.p) for one in intervals)
+    found, decided = [""] * len(intervals), True
+    for rank, i in enumerate(order):
+        one = intervals[i]
+        decided = decided and one.p <= 0.05 / max(1, left - rank)
+        alone = verdict(one)
+        found[i] = alone if decided or alone.startswith("cannot") else "open"
+    return found
 
 
 def claim(

@@ -48,6 +48,22 @@ def test_verdicts_and_claims():
     assert metrics.claim("x", np.ones((1, 2))).startswith("cannot be said (one document): x (1.000 [nan, nan] nats; 1 ")
 
 
+def test_claims_of_one_page_are_decided_together():
+    """Holm: the adjusted p-value is the largest of (claims left) x p so far; a claim is decided where that is at most 5 %."""
+    draw = np.random.default_rng(3)
+    found = [metrics.mean_interval(draw.normal(shift, 1, (9, 5))) for shift in np.linspace(-1.2, 1.2, 9)]
+    assert [one.p < 0.05 for one in found] == [not one.low <= 0 <= one.high for one in found]
+    ranked = sorted(one.p for one in found)
+    adjusted = {p: max((9 - j) * q for j, q in enumerate(ranked[: i + 1])) for i, p in enumerate(ranked)}
+    wanted = [metrics.verdict(one) if adjusted[one.p] <= 0.05 else "open" for one in found]
+    assert metrics.verdicts(found) == wanted
+    assert set(wanted) == {"holds", "does not hold", "open"}
+    assert wanted != [metrics.verdict(one) for one in found]
+    single = metrics.mean_interval(np.ones((1, 3)))
+    assert metrics.verdicts([single, found[0]]) == ["cannot be said (one document)", "does not hold"]
+    assert metrics.verdicts([]) == []
+
+
 def test_difficulty_regret_perplexity():
     small, best = np.array([[2.0, 3.0]]), np.array([[1.0, 3.5]])
     np.testing.assert_array_equal(metrics.difficulty(small, best), [[1.0, -0.5]])

@@ -5,8 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
-
 from duoviz import bench, frames
 from duoviz.metrics import enough, mean_interval
 from duoviz.oracle import CARRIED, WITHOUT_LABEL
