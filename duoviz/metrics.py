@@ -116,7 +116,7 @@ def _ratio(
     mean, number = float(sums.sum() / parts.sum()), len(sums)
     half = np.nan
     if number > 1:
-        error = np.sqrt(number / (number - 1) * ((sums - mean * parts) ** 2).sum()) / parts.sum())
+        error = np.sqrt(number / (number - 1) * ((sums - mean * parts) ** 2).sum()) / parts.sum()
         half = float(t.ppf(0.975, number - 1) * error)
     return Interval(mean, mean - half, mean + half, int(counts.sum()), number)
 
