@@ -8,7 +8,7 @@ from conftest import dense_model, tiny_model
 from duoviz import oracle, routes
 from duoviz.branching import Branches, Trie
 from duoviz.model import CLASSES, LanguageModel, RandomPolicy, config_for, forward_flops, load
-from duoviz.oracle import Setting, leaves, objectives
+from duoviz.oracle import Setting, leaves, objectives, uniform
 from duoviz.oracle.objectives import Objective, columns
 from duoviz.records import Tokens
 from duoviz.routes import BIG, Space
@@ -344,6 +344,23 @@ def test_fixed_is_the_best_uniform_route(lm, ids):
         space = Space(4, "SB", big=k)
         means = [lm.score(ids, r).mean() for r in space.enumerate()]
         np.testing.assert_array_equal(route, space.enumerate()[int(np.argmin(means))])
+
+
+def test_fixed_routes_are_searched_without_trying_all(monkeypatch):
+    """Of ten layers `paths` tries fewer routes, and comes near the best of all; wide enough, it is the best."""
+    lm, counted = tiny_model(layers=10), []
+    ids = np.random.default_rng(2).integers(0, 61, (2, 12))
+    best = oracle.fixed(lm, ids, choices=Space(10, "SB", groups=5))
+    np.testing.assert_array_equal(oracle.fixed(lm, ids, choices=Space(10, "SB", groups=5), method="paths-16"), best)
+    every = [lm.score(ids, route).mean() for route in oracle.fixed(lm, ids)]
+    tried = uniform.uniform_losses
+    monkeypatch.setattr(uniform, "uniform_losses", lambda *a, **k: (counted.append(len(a[2])), tried(*a, **k))[1])
+    some = [lm.score(ids, route).mean() for route in oracle.fixed(lm, ids, method="paths-2")]
+    assert sum(counted) < 300
+    assert np.mean(np.subtract(some, every)) < 0.05 * (max(every) - min(every))
+    assert np.subtract(some, every).min() > -1e-6
+    with pytest.raises(ValueError, match="a fixed route is searched by exhaustive"):
+        oracle.fixed(lm, ids, method="random-5")
 
 
 def test_unscored_positions_are_marked(lm):

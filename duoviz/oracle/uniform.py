@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from jaxtyping import Float32, Int8
@@ -13,6 +14,8 @@ from ..progress import Watch, bar, unwatched
 from ..records import Tokens
 from ..routes import BIG, SMALL, Space, by_big
 from .cost import check_cost, estimate
+from .methods import METHODS, parse
+from .tried import Tried, answer
 
 
 @undisturbed
@@ -50,7 +53,7 @@ def fixed(
     tokens: Tokens | np.ndarray,
     *,
     choices: str | Space = "SB",
-    candidates: int | None = None,
+    method: str = "exhaustive",
     seed: int = 0,
     max_flops: float = 1e15,
 ) -> Int8[np.ndarray, "k layer"]:
@@ -60,25 +63,43 @@ def fixed(
         lm: the model.
         tokens: calibration text, never the text that the routes will be scored on; about 2,000 positions.
         choices: allowed choices, or a space (see `by_budget`).
-        candidates: look at so many routes of each budget, drawn at random, instead of all.
-        seed: of that draw.
+        method: `"exhaustive"`, or a search that does not enumerate, such as `"paths"` (see `duoviz.oracle.methods`); each route
+            that it tries is a forward pass.
+        seed: of a search that draws.
         max_flops: refuse a choice that would cost more.
 
     Raises:
-        ValueError: choices without B, or a choice among too many routes.
+        ValueError: choices without B, an unknown method or one that only draws routes, or a choice among too many routes.
 
     Paper: arXiv 2410.10846, figure 4, "fixed".
     """
     spaces = by_big(lm.layers, choices)
-    if candidates is None:
-        check_cost(estimate(lm, tokens, replace(spaces[0], big=None), context="uniform"), max_flops)
-    few = [s.count() if candidates is None else min(candidates, s.count()) for s in spaces]
-    routes = np.concatenate([s.sample(n, seed=seed) for s, n in zip(spaces, few)])
-    routes = routes[np.lexsort(routes.T[::-1])]
-    with bar(f"the best of {len(routes):,} fixed routes") as watch:
-        means = np.nanmean(uniform_losses(lm, tokens, routes, watch=watch), axis=(1, 2))
-    bigs = (routes == BIG).sum(1)
-    return np.stack([routes[bigs == s.big][means[bigs == s.big].argmin()] for s in spaces])
+    whole = replace(spaces[0], big=None)
+    name, number = parse(method, whole, curve=True)
+    if name == "random":
+        raise ValueError(f"method {method!r}: a fixed route is searched by exhaustive, or by {', '.join(METHODS)}")
+    tries = whole.count() if name == "exhaustive" else METHODS[name].tries(whole, number)
+    check_cost(estimate(lm, tokens, whole, context="uniform") * min(1.0, tries / whole.count()), max_flops)
+    text = np.zeros(1, np.int64)  # all texts are one question
+    with bar(f"the best of about {tries:,} fixed routes") as watch:
+
+        def means(asked: np.ndarray, routes: np.ndarray) -> np.ndarray:
+            done = len(tried.questions)
+            shown = partial(_share, watch, done / tries, len(asked) / tries)
+            return np.nanmean(uniform_losses(lm, tokens, routes, watch=shown), axis=(1, 2))[:, None]
+
+        tried = Tried(means, lm.layers)
+        if name == "exhaustive":
+            tried(np.zeros(whole.count(), np.int64), whole.enumerate())
+        else:
+            draws = [np.random.default_rng([seed, place]) for place in range(len(spaces))]
+            answer(METHODS[name].searches(spaces, draws, text, number), tried)
+    return np.concatenate([tried.best(space, text)[0] for space in spaces])
+
+
+def _share(watch: Watch, done: float, part: float, share: float) -> None:
+    """Tell the share of all that is done, from that of a part."""
+    watch(min(1.0, done + part * share))
 
 
 def same_for_all(tokens: Tokens, route: Int8[np.ndarray, " layer"]) -> Int8[np.ndarray, "seq position layer"]:

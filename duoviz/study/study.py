@@ -32,8 +32,8 @@ CALIBRATION = (("shipped-prose", 8), ("shipped-code", 8))
 """Calibration documents on which the fixed routes and the routers' thresholds are chosen: 2 x 8 x 127 positions."""
 RANDOM = "random-100"
 """The paper's best of 100 random routes."""
-FIXED_CANDIDATES = 64
-"""Random routes of each budget that the fixed one is chosen from where not all can be looked at."""
+FIXED_FLOPS = 1e14
+"""Up to which the fixed routes are chosen among all."""
 
 
 @dataclass(frozen=True)
@@ -146,17 +146,16 @@ class Study:
 
     def fixed_routes(self, choices: str | None = None) -> np.ndarray:
         """For every budget, in ascending order, the one route that is best on average on the calibration texts: int8
-        `[k, layer]`; of all routes, or of 64 at random for each budget where there are too many."""
-        space = self.space(choices)
-        few = None if self.method(choices) == "exhaustive" else FIXED_CANDIDATES
-        asked: dict[str, Any] = {} if few is None else {"candidates": few, "seed": self.seed}
+        `[k, layer]`; of all routes, or of those that `paths` tries where all would cost more than `FIXED_FLOPS`."""
+        space, tokens = self.space(choices), self.calibration()
+        all_of_them = oracle.estimate(self.lm, tokens, space, context="uniform") <= FIXED_FLOPS
+        asked: dict[str, Any] = {} if all_of_them else {"method": "paths-1", "seed": self.seed}
 
         def compute(_: oracle.Keep) -> dict[str, pd.DataFrame]:
-            chosen = oracle.fixed(self.lm, self.calibration(), choices=space, candidates=few, seed=self.seed)
+            chosen = oracle.fixed(self.lm, tokens, choices=space, **asked)
             return {"fixed": pd.DataFrame({"budget": range(len(chosen)), "route": routes.to_texts(chosen)})}
 
-        asked |= {"choices": space.choices, **_about(self.calibration(), space)}
-        table = self._cached("fixed", asked, compute)["fixed"]
+        table = self._cached("fixed", {**asked, "choices": space.choices, **_about(tokens, space)}, compute)["fixed"]
         return np.stack([routes.from_text(text) for text in table.sort_values("budget")["route"]])
 
     def calibration(self) -> records.Tokens:
