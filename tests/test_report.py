@@ -57,6 +57,28 @@ def test_a_strangers_dense_model_gets_the_notebooks_that_apply(family, layers, a
     assert "there is no" in printed
 
 
+def test_a_deep_models_layers_are_tied_unless_asked_otherwise(tmp_path, monkeypatch):
+    """So that all its routes can be looked at, in notebook 7 too; and it is said."""
+    dense_model("gpt2", layers=15, vocab=4096, context=128).save_pretrained(tmp_path / "own")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(SHIPPED / name, tmp_path / "own")
+    asked, said, model = {}, [], str(tmp_path / "own")
+
+    def page(path, out, given, links):
+        asked[path.stem[0]] = given
+        return report.Page(path.stem, "t", "q", 0.0)
+
+    monkeypatch.setattr("duoviz.report.run._page", page)
+    report.build(tmp_path / "out", only=["7", "8"], parameters={"model": model}, say=said.append)
+    assert asked["8"] == {"model": model, "groups": 10, "context": "reference:big"}
+    assert asked["7"] == {"model": model, "groups": 10}
+    assert "15 layers: groups=10, context=reference:big, unless -p says otherwise" in said
+    for other in ({"groups": 0}, {"context": "committed"}):
+        asked.clear()
+        report.build(tmp_path / "out", only=["7", "8"], parameters={"model": model, **other}, say=said.append)
+        assert asked == {"8": {"model": model, **other}}
+
+
 def test_a_model_that_no_notebook_could_read_is_refused_before_one_starts(tmp_path):
     dense_model("gpt2", vocab=4096, context=64).save_pretrained(tmp_path / "own")
 

@@ -28,6 +28,8 @@ ADDED = {"injected-parameters", "papermill-error-cell-tag"}
 """Tags of the cells that papermill adds to a notebook."""
 AT_ONCE = 2
 """Notebooks that run side by side: most of a notebook's minute is one thread that imports and draws."""
+DEEP = {"groups": 10, "context": "reference:big"}
+"""Parameters where nothing else is asked for of a model whose routes are too many to look at each."""
 MOST_BYTES = 2_000_000
 """Of an executed notebook: a larger one is slow to open, and holds data that belongs in a stored result."""
 
@@ -71,8 +73,15 @@ def build(
     chosen, parameters = notebooks(only), _absolute(parameters or {})
     defaults = {path: _parameters(path) for path in chosen}
     _check(parameters, defaults)
+    if "model" in parameters and not {"groups", "context"} & set(parameters):
+        layers = configuration(Study(model=parameters["model"]).folder).num_hidden_layers
+        if 2**layers > AUTO_EXHAUSTIVE:
+            parameters |= DEEP
+            say(
+                f"{layers} layers: {', '.join(f'{name}={value}' for name, value in DEEP.items())}, unless -p says otherwise"
+            )
     settings = {path: {**defaults[path], **parameters} for path in chosen}
-    models = {given["model"]: _known(given["model"]) for given in settings.values() if "model" in given}
+    models = {given["model"]: _known(given["model"], parameters) for given in settings.values() if "model" in given}
     absent = {path: _absent(path, given, models) for path, given in settings.items()}
     running = [path for path in chosen if not absent[path]]
     out.mkdir(parents=True, exist_ok=True)
@@ -127,8 +136,9 @@ def _absolute(parameters: Mapping[str, Any]) -> dict[str, Any]:
     return given
 
 
-def _known(model: str) -> tuple[int, dict[str, str]]:
-    """A model's context, and for each thing that a notebook can need, why the model does not have it: nothing if it has.
+def _known(model: str, parameters: Mapping[str, Any]) -> tuple[int, dict[str, str]]:
+    """A model's context, and for each thing that a notebook can need, why the model does not have it with these parameters:
+    nothing if it has.
 
     Raises:
         ValueError: a model that cannot be loaded or has no tokenizer. OSError: no such model.
@@ -136,7 +146,7 @@ def _known(model: str) -> tuple[int, dict[str, str]]:
     folder = Study(model=model).folder
     config = configuration(folder)
     corpus.present(read_tokenizer(folder))
-    layers, dense = config.num_hidden_layers, not isinstance(config, DuoConfig)
+    layers, dense = parameters.get("groups") or config.num_hidden_layers, not isinstance(config, DuoConfig)
     has = {
         "dense": (dense, f"{model} is a Duo model: the other notebooks are about it"),
         "training log": (Path(folder, "training-log.parquet").is_file(), f"{model} came without a training log"),
