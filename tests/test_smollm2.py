@@ -47,6 +47,12 @@ def test_its_adapter_is_all_big_the_dense_model(duo, gguf):
     assert sum(path.stat().st_size for path in ADAPTER.rglob("*") if path.is_file()) < 12e6
 
 
+def test_its_head_is_its_embedding_and_no_copy(duo):
+    embedding = duo.model.get_input_embeddings().weight
+    assert duo.head.weight.data_ptr() == embedding.data_ptr()
+    assert duo.head.weight.shape == (49_152, 576)
+
+
 def test_it_is_searched_exactly_over_tied_layers_and_by_paths_over_all(duo):
     tokens = duo.check([TEXT]).cut(7)
     space = Space(30, "SB", groups=5)
