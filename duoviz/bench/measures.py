@@ -70,7 +70,7 @@ def run(
         say(line(row))
         rows.append(row)
     if specimen is not None:
-        found = list(steps(real, _router(specimen, real.layers), rounds=rounds))
+        found = list(steps(real, _router(specimen, real.layers), rounds=max(1, rounds - 1)))
         say(f"\n{SAID}\n\n{grid(found)}")
     return rows, found
 
