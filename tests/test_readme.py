@@ -8,7 +8,7 @@ from pathlib import Path
 from duoviz import bench, frames
 from duoviz.metrics import enough, mean_interval
 from duoviz.oracle import CARRIED, WITHOUT_LABEL
-from duoviz.study import Study
+from duoviz.study import Study, specimen
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -43,6 +43,18 @@ def test_what_the_picture_is_said_to_show_is_in_the_shipped_results():
         assert (gains.loc["mean", "true_less_matched"].loc[1:10] < 0).all()
         assert gains.loc["mean", "free"].max() < 0.12
         assert gains.loc["big", "null"].iloc[0] < gains.loc["big", "true"].iloc[0] < 0
+
+
+def test_what_is_said_of_the_real_model_is_in_its_tables():
+    gains = specimen.read()["luck"].set_index(["source", "over", "budget"])
+    for source, luck, behind in (("shipped-prose", 0.98, -0.7), ("shipped-code", 0.91, -0.6)):
+        nine = gains.loc[(source, "mean", 9)]
+        assert round(nine["null"] / nine["true"], 2) == luck
+        assert 0.45 < nine["free"] / nine["true"] < 0.6
+        assert (nine["positions"], nine["documents"]) == (768, 48)
+        three = gains.loc[(source, "big", 3)]
+        assert round(three["true"], 1) == behind
+        assert three["true_high"] < 0
 
 
 def test_what_is_said_of_notebook_7_is_in_the_shipped_results():
