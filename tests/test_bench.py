@@ -90,3 +90,10 @@ def test_what_a_step_touches_is_counted(monkeypatch):
     whole = decoding.touched_bytes(lm, np.full((1, 4, 4), BIG, np.int8), scope="ffn", batch=1)
     assert whole == 4 * (groups["big"] + groups["attention"] + 199 * 32 + 2 * 16 * 18 * 4)
     assert decoding.grid(list(found.values())).count("\n") == 1 + len(found) / 2
+
+
+def test_memory_is_that_of_the_process_alone():
+    """Not of the one that started it, which holds more."""
+    held = np.ones(2**28)  # 2 GiB
+    assert 2e8 < measures._in_own_process("largest_memory", "data/duo-tiny") < 2e9
+    assert held.nbytes > 2e9

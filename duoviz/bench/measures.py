@@ -5,6 +5,7 @@ Every comparison alternates its sides and takes the median of each, so that a no
 
 from __future__ import annotations
 
+import re
 import resource
 import subprocess
 import sys
@@ -12,7 +13,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -62,14 +62,16 @@ def run(
     lm, tokens = load(study.folder, device=device), study.tokens("shipped-prose")
     rows: list[Row] = []
     found: list[Step] = []
-    measured = [_rows(lm, tokens, study.folder, rounds)]
+
+    def measure(measured: Iterator[Row]) -> None:
+        for row in measured:
+            say(line(row))
+            rows.append(row)
+
+    measure(_rows(lm, tokens, study.folder, rounds))
     if specimen is not None:
         real = load(specimen, device=device)
-        measured.append(searches(real, Study(model=specimen, documents=8, length=128).tokens("shipped-prose")))
-    for row in chain(*measured):
-        say(line(row))
-        rows.append(row)
-    if specimen is not None:
+        measure(searches(real, Study(model=specimen, documents=8, length=128).tokens("shipped-prose")))
         found = list(steps(real, _router(specimen, real.layers), rounds=max(1, rounds - 1)))
         say(f"\n{SAID}\n\n{grid(found)}")
     return rows, found
@@ -210,7 +212,10 @@ def largest_memory(folder: str) -> int:
         context="reference:big",
         setting=oracle.Setting(batch_size=16),
     )
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    status = Path("/proc/self/status")
+    if status.exists():  # what getrusage says begins with what the process had that started this one
+        return 1024 * int(re.search(r"VmHWM:\s*(\d+)", status.read_text())[1])  # type: ignore[index]
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _methods(lm: LanguageModel, tokens: Tokens) -> Iterator[Row]:

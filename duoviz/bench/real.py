@@ -31,7 +31,7 @@ def searches(lm: LanguageModel, tokens: Tokens, *, groups: int = GROUPS) -> Iter
 
     Args:
         lm: the model.
-        tokens: texts; 17 tokens of the first four are searched, with all layers a few of one.
+        tokens: texts; 17 tokens of the first four are searched.
         groups: runs of layers that choose.
     """
     name, few = f"{lm.layers} layers in {groups} groups", tokens[:TEXTS].cut(17)
@@ -67,9 +67,8 @@ def searches(lm: LanguageModel, tokens: Tokens, *, groups: int = GROUPS) -> Iter
         share = found.effort.flops / exact.effort.flops
         tried = f"{method} over {groups} groups: mean regret of all budgets after {found.effort.routes:.0f} routes"
         yield Row(tried, float(regret), "nats", share, "FLOPs of exact")
-    one = tokens[:1].cut(9)
-    deep = _curve(lm, one, Space(lm.layers, "SB"), "paths-1")
-    each, flops = deep.effort.seconds / one.scored.sum(), deep.effort.flops / one.scored.sum()
+    deep = _curve(lm, few, Space(lm.layers, "SB"), "paths-1")
+    each, flops = deep.effort.seconds / scored, deep.effort.flops / scored
     yield Row(f"paths-1 over {lm.layers} layers, all {lm.layers + 1} budgets of a token", float(each), "s")
     yield Row("its work", flops / 1e12, "TFLOP", float(each / (flops / rate)), limit)
 
