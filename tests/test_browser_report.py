@@ -69,3 +69,19 @@ def test_pages_follow_one_another_and_draw_every_figure(built, view):
             view.locator("nav.report a", has_text="→").click()
     view.locator("nav.report a", has_text="all notebooks").click()
     view.wait_for_url((out / "index.html").as_uri())
+
+
+def test_code_is_hidden_until_it_is_asked_for_on_any_page(built, view):
+    out, pages = built
+    first, second = ((out / f"{made.name}.html").as_uri() for made in pages[1:3])
+    view.goto(first)
+    code = view.locator(".jp-CodeCell .jp-InputArea").nth(1)
+    assert not code.is_visible()
+    assert view.locator(".plotly-figure").first.is_visible()
+    view.get_by_label("show code").check()
+    assert code.is_visible()
+    view.goto(second)
+    assert code.is_visible()
+    view.get_by_label("show code").uncheck()
+    view.goto(first)
+    assert not code.is_visible()

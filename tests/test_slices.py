@@ -93,7 +93,9 @@ def test_slices_average_what_lies_in_them():
     assert found["small_nats"].tolist() == [6, 2]  # 5 and 7; 1, 3 and 2
     assert found["positions"].tolist() == [2, 3]
     assert found["documents"].tolist() == [2, 2]
-    assert (found["small_nats_low"].tolist(), found["small_nats_high"].tolist()) == ([5, 2], [7, 2])
+    # a document of each mean 5 and 7: a standard error of 1, and one degree of freedom
+    assert found["small_nats_low"].tolist() == pytest.approx([6 - 12.7062, 2], abs=1e-3)
+    assert found["small_nats_high"].tolist() == pytest.approx([6 + 12.7062, 2], abs=1e-3)
 
 
 def test_every_slice_is_named_by_its_borders():

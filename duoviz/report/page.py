@@ -126,10 +126,17 @@ def html(notebook: nbformat.NotebookNode, *, title: str, links: Mapping[str, str
     exporter.register_preprocessor(_PlotlyToHtml(), enabled=True)
     body, _ = exporter.from_notebook_node(without_widgets(notebook), resources={"metadata": {"name": title}})
     shown = "".join(f'<a href="{style.escape(to)}">{style.escape(text)}</a>' for to, text in (links or {}).items())
-    body = re.sub(r"<body[^>]*>", lambda found: f'{found[0]}<nav class="report">{shown}</nav>', body, count=1)
+    nav = f'<nav class="report">{shown}{_SWITCH}</nav>'
+    body = re.sub(r"<body[^>]*>", lambda found: found[0] + nav, body, count=1)
     return body.replace("</head>", _HEAD + "</head>", 1)
 
 
+_SWITCH = """<label><input type="checkbox" id="show-code"> show code</label><script>
+{ const box = document.getElementById("show-code"), kept = "duoviz-show-code";
+  box.checked = localStorage.getItem(kept) === "yes";
+  box.addEventListener("change", () => localStorage.setItem(kept, box.checked ? "yes" : "no")); }
+</script>"""
+"""Code is hidden until it is asked for; what was asked for on one page holds for all."""
 _HEAD = """
 <script src="plotly.min.js"></script>
 <script>
@@ -154,6 +161,7 @@ nav.report { display: flex; flex-wrap: wrap; gap: .3rem 1.5rem; font: 15px/1.5 s
 nav.report a { color: #0a66b0; text-decoration: none; }
 nav.report a:hover { text-decoration: underline; }
 nav.report a:first-child { margin-right: auto; }
+body:not(:has(#show-code:checked)) .jp-CodeCell .jp-Cell-inputWrapper { display: none; }
 @media print { nav.report { display: none; } }
 @media screen and (prefers-color-scheme: dark) {
   :root, body { --jp-layout-color0: #15171a; --jp-layout-color1: #15171a; --jp-layout-color2: #22252a;
