@@ -178,7 +178,15 @@ def built(tmp_path_factory):
     from duoviz import report
 
     out = tmp_path_factory.mktemp("report")
-    given = {"documents": 2, "length": 8, "context": "reference:big", "budgets": [1, 3], "budget": 3, "skip": 10}
+    given = {
+        "documents": 2,
+        "length": 8,
+        "context": "reference:big",
+        "budgets": [1, 3],
+        "budget": 3,
+        "skip": 10,
+        "wider": 2,
+    }
     return out, report.build(out, parameters=given, say=lambda line: None)
 
 

@@ -33,11 +33,11 @@ def test_the_tree_names_every_module_once():
 
 
 def test_what_the_picture_is_said_to_show_is_in_the_shipped_results():
-    study = Study(documents=95)
-    for source, true, null in (("shipped-prose", 0.75, 0.74), ("shipped-code", 0.60, 0.61)):
+    study = Study(documents=88)
+    for source, true, null in (("shipped-prose", 0.76, 0.74), ("shipped-code", 0.60, 0.61)):
         gains = frames.luck_gains(study.luck(source, positions=8), study.tokens(source)).set_index(["over", "budget"])
         four = gains.loc[("mean", 4)]
-        assert (round(four["true"], 2), round(four["null"], 2), four["positions"]) == (true, null, 760)
+        assert (round(four["true"], 2), round(four["null"], 2), four["positions"]) == (true, null, 704)
         assert four["true_less_null_low"] < 0 < four["true_less_null_high"]
         assert gains.loc["mean", "true_less_null"].max() < 0.03
         assert (gains.loc["mean", "true_less_matched"].loc[1:10] < 0).all()
