@@ -146,10 +146,11 @@ class Study:
 
     def fixed_routes(self, choices: str | None = None) -> np.ndarray:
         """For every budget, in ascending order, the one route that is best on average on the calibration texts: int8
-        `[k, layer]`; of all routes, or of those that `paths` tries where all would cost more than `FIXED_FLOPS`."""
+        `[k, layer]`; of all routes, or of those that `paths` tries where they are too many or too dear (`FIXED_FLOPS`)."""
         space, tokens = self.space(choices), self.calibration()
-        all_of_them = oracle.estimate(self.lm, tokens, space, context="uniform") <= FIXED_FLOPS
-        asked: dict[str, Any] = {} if all_of_them else {"method": "paths-1", "seed": self.seed}
+        few = self.method(choices) == "exhaustive"
+        few = few and oracle.estimate(self.lm, tokens, space, context="uniform") <= FIXED_FLOPS
+        asked: dict[str, Any] = {} if few else {"method": "paths-1", "seed": self.seed}
 
         def compute(_: oracle.Keep) -> dict[str, pd.DataFrame]:
             chosen = oracle.fixed(self.lm, tokens, choices=space, **asked)
