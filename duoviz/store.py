@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -270,3 +270,19 @@ def _damaged(path: Path, error: Exception) -> str:
 def results(folder: Path, *, since: float = 0.0) -> Store:
     """Where results are kept, behind the shipped ones."""
     return Store(folder, shipped=SHIPPED_RESULTS, since=since)
+
+
+def write_tables(tables: dict[str, pd.DataFrame], folder: Path) -> None:
+    """Tables as parquet files of a folder, which is made: what is shipped beside the results."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, table in tables.items():
+        table.to_parquet(folder / f"{name}.parquet", index=False)
+
+
+def read_tables(folder: Path, names: Sequence[str]) -> dict[str, pd.DataFrame]:
+    """What `write_tables` wrote.
+
+    Raises:
+        FileNotFoundError: there are none.
+    """
+    return {name: pd.read_parquet(folder / f"{name}.parquet") for name in names}

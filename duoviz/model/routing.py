@@ -201,8 +201,13 @@ class DuoLayer(nn.Module):
 
     def _write_keys(self, hidden_states: Float[Tensor, "batch token hidden"], *args: object, **kwargs: object) -> None:
         """Only what later tokens attend to: the layer's forward as far as its keys and values are in the cache."""
-        queried: dict[str, Any] = {name: part for name, part in self._modules.items() if hasattr(part, "q_proj")}
-        lean = {name: with_children(part, {"q_proj": _NoQuery(part.q_proj)}) for name, part in queried.items()}
+        lean = {}
+        for name, part in self._modules.items():
+            width = getattr(
+                getattr(part, "q_proj", None), "out_features", None
+            )  # whatever has no width makes its queries
+            if width is not None:
+                lean[name] = with_children(part, {"q_proj": _NoQuery(width)})
         with holding(ATTENTION, KEYS_ONLY), suppress(_Written):
             with_children(self, lean).dense_forward(hidden_states, *args, **kwargs)
 
@@ -218,12 +223,12 @@ class _NoQuery(nn.Module):
     """Stands where queries are made, and makes zeros.
 
     Args:
-        queries: the linear map it stands for.
+        width: of the queries.
     """
 
-    def __init__(self, queries: Any) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.width = queries.out_features
+        self.width = width
 
     def forward(self, x: Float[Tensor, "batch token hidden"]) -> Float[Tensor, "batch token query"]:
         return x.new_zeros(*x.shape[:-1], self.width)

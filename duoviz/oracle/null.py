@@ -64,7 +64,10 @@ def luck(
     order = torch.from_numpy(np.argsort(bigs, kind="stable")).to(lm.head.weight.device)
     budgets, sizes = np.unique(bigs, return_counts=True)
     temperature = matched_temperature(lm, tokens, positions)
-    norm = lambda hidden: lm.head.norm(hidden.float())  # noqa: E731
+
+    def norm(hidden: Tensor) -> Tensor:
+        return lm.head.norm(hidden.float())
+
     found = np.full((len(NAMES), len(budgets), len(tokens), len(positions)), np.nan, np.float32)
     batches = lm.batches(tokens, setting.batch_size)
     with bar(f"luck at {len(tokens) * len(positions):,} positions", quiet=setting.quiet) as shown:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .. import corpus, frames, places, training
+from .. import corpus, frames, places, store, training
 from ..model import LanguageModel, RandomPolicy, forward_flops, load
 from ..routes import BIG
 from .training import train_small
@@ -112,9 +112,7 @@ def _curves(out: Path) -> Iterator[pd.DataFrame]:
 
 def write(tables: dict[str, pd.DataFrame], folder: Path = TABLES) -> None:
     """Keep the tables, as `read` finds them."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, table in tables.items():
-        table.to_parquet(folder / f"{name}.parquet", index=False)
+    store.write_tables(tables, folder)
 
 
 def read(folder: Path = TABLES) -> dict[str, pd.DataFrame]:
@@ -123,4 +121,4 @@ def read(folder: Path = TABLES) -> dict[str, pd.DataFrame]:
     Raises:
         FileNotFoundError: there are none.
     """
-    return {name: pd.read_parquet(folder / f"{name}.parquet") for name in ("shares", "beginnings", "curves")}
+    return store.read_tables(folder, ("shares", "beginnings", "curves"))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from .. import corpus, frames, places
+from .. import corpus, frames, places, store
 from .study import Study
 
 TABLES = places.SHIPPED / "data" / "specimen"
@@ -47,9 +47,7 @@ def measured(
 
 def write(tables: dict[str, pd.DataFrame], folder: Path = TABLES) -> None:
     """Ship the tables."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, table in tables.items():
-        table.to_parquet(folder / f"{name}.parquet", index=False)
+    store.write_tables(tables, folder)
 
 
 def read(folder: Path = TABLES) -> dict[str, pd.DataFrame]:
@@ -58,4 +56,4 @@ def read(folder: Path = TABLES) -> dict[str, pd.DataFrame]:
     Raises:
         FileNotFoundError: there are none.
     """
-    return {name: pd.read_parquet(folder / f"{name}.parquet") for name in ("luck", "searches")}
+    return store.read_tables(folder, ("luck", "searches"))
