@@ -131,7 +131,7 @@ def test_training_goes_on_from_an_adapter_and_makes_one(base, tmp_path):
     source.write_text((SHIPPED / "README.md").read_text() * 60)
     given = ["train", "--start", str(tmp_path / "adapter"), "--out", str(tmp_path / "on"), "--distil", "1"]
     given += ["--sources", f"file:{source}", "--rows", "2", "--micro-rows", "2", "--tokens", "600"]
-    done = CliRunner().invoke(app, [*given, "--learning-rate", "1e-3", "--optimizer", "muon"])
+    done = CliRunner().invoke(app, [*given, "--learning-rate", "1e-3", "--optimizer", "muon", "--any-share", "--bf16"])
     assert done.exit_code == 0, done.output
     found = {path.name for path in (tmp_path / "on" / "model").iterdir()}
     assert {"base.json", "small.safetensors", "training.json"} <= found
@@ -140,5 +140,6 @@ def test_training_goes_on_from_an_adapter_and_makes_one(base, tmp_path):
     np.testing.assert_array_equal(before.score(IDS, "BBB"), after.score(IDS, "BBB"))
     assert (before.score(IDS, "SBS") != after.score(IDS, "SBS")).any()
     card = (tmp_path / "on" / "model" / "README.md").read_text()
-    assert f"--start {tmp_path / 'adapter'} --frozen --distil 1.0 --optimizer muon --tokens 600 --rows 2" in card
+    assert f"--start {tmp_path / 'adapter'} --frozen --distil 1.0 --optimizer muon --any-share --bf16 --tokens 600 --rows 2" in card
     assert "--learning-rate 0.001" in card
+    assert "drawn for every text between 0 and 1; matrix products in bfloat16" in card

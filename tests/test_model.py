@@ -138,6 +138,18 @@ def test_random_policy_has_its_shares_and_its_seed(lm, ids):
             RandomPolicy(*shares)
 
 
+def test_with_any_share_every_text_has_its_own(lm):
+    policy = RandomPolicy(0.5, 0.3, 0.2, seed=4, any_share=True)
+    routes = policy.routes(300, 50, 4)
+    big = (routes == BIG).float().mean((1, 2))
+    counts = torch.histc(big, 5, 0, 1)
+    assert counts.min() > 35 and counts.max() < 85  # 60 of each fifth
+    rest = routes[routes != BIG]
+    assert float((rest == SMALL).float().mean()) == pytest.approx(0.6, abs=0.02)  # 0.3 to 0.2
+    assert torch.equal(policy.routes(20, 9, 4), routes[:20, :9])
+    assert not (RandomPolicy(any_share=True).routes(300, 50, 4) == SKIP).any()
+
+
 @pytest.mark.parametrize(
     "way",
     [

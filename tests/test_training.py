@@ -327,6 +327,16 @@ def test_distillation_weighs_the_models_predictions_against_the_text(tmp_path, w
     assert first(1.0, micro_rows=4) == pytest.approx(taught, rel=2e-4)  # however the rows are cut into batches
 
 
+def test_products_in_bfloat16_leave_the_weights_in_float32(tmp_path, sources, whole):
+    short = training.train(plan(tmp_path / "short", sources, bf16=True))
+    same, other = weights(whole), weights(short)
+    assert all(one.dtype == torch.float32 for one in other.values())
+    assert any((same[name] != other[name]).any() for name in same)
+    losses = [facts_of(folder)["holdout_nats"] for folder in (whole, short)]
+    for name, value in losses[0].items():
+        assert losses[1][name] == pytest.approx(value, rel=0.01)
+
+
 def test_rows_take_turns_and_every_epoch_has_its_own_order():
     parts = [np.arange(4)[:, None] * 10, np.arange(3)[:, None] * 10 + 1]
     rows = [int(Rows(parts, length=24, seed=0)[i]["input_ids"][0]) for i in range(24)]

@@ -60,6 +60,12 @@ def train(
         int | None,
         typer.Option(help="Steps between losses on the holdout; a tenth of the run, at most 250, if not given."),
     ] = None,
+    any_share: Annotated[
+        bool, typer.Option("--any-share", help="Draw the probability of big for every text anew, from 0 to 1.")
+    ] = False,
+    bf16: Annotated[
+        bool, typer.Option("--bf16", help="Matrix products in bfloat16: faster where the processor has them.")
+    ] = False,
     activation_checkpointing: Annotated[bool, typer.Option(help="Recompute activations to save memory.")] = False,
     seed: Seed = 0,
 ) -> None:
@@ -78,7 +84,7 @@ def train(
         out=out,
         preset=shape,
         sources=tuple(sources.split(",")),
-        policy=RandomPolicy(big=big, small=rest(big, skip), skip=skip),
+        policy=RandomPolicy(big=big, small=rest(big, skip), skip=skip, any_share=any_share),
         seed=seed,
         micro_rows=micro_rows,
         evaluate_every=evaluate_every,
@@ -86,6 +92,7 @@ def train(
         frozen=frozen or (start is not None and is_adapter(start)),
         distil=distil,
         optimizer=optimizer,
+        bf16=bf16,
         gradient_checkpointing=activation_checkpointing,
     )
     with store.only_writer(out / "training.lock"), store.room_in(out):

@@ -14,6 +14,8 @@ from .text import HELD_ROWS
 
 OPTIONS = {"--tokens": "tokens", "--width": "big", "--rows": "rows", "--learning-rate": "learning_rate"}
 """Options of `train` that change a preset, and what they change."""
+FLAGS = {"--any-share": "any_share", "--bf16": "bf16"}
+"""Options of `train` that are said or not, and what of a leg or its policy says so."""
 
 
 def card(facts: dict[str, Any]) -> str:
@@ -117,6 +119,10 @@ def _leg(leg: dict[str, Any], title: str) -> str:
     cut = f" of {leg['steps_planned']:,}" if leg["steps"] < leg["steps_planned"] else ""
     rate = f"{shape.learning_rate} after {shape.warmup_steps} steps, then a cosine to {shape.final_learning_rate}"
     odds = f"big with probability {policy['big']}, small {policy['small']}, none {policy['skip']}"
+    if policy.get("any_share"):
+        odds = "big with a probability drawn for every text between 0 and 1"
+    if leg.get("bf16"):
+        odds += "; matrix products in bfloat16"
     return f"""{title}{leg["tokens"]:,} tokens of {" and ".join(leg["sources"])} in equal parts: {leg["steps"]:,}{cut} steps
 of {shape.rows} rows of {shape.context} tokens; {odds};
 learning rate {rate}; seed {leg["seed"]}.
@@ -153,6 +159,7 @@ def _command(leg: dict[str, Any]) -> str:
         given["--distil"] = leg["distil"]
     if leg["optimizer"] != "adamw":
         given["--optimizer"] = leg["optimizer"]
+    given |= {option: None for option, flag in FLAGS.items() if leg.get(flag) or policy.get(flag)}
     given |= found
     rest = {"--sources": ",".join(leg["sources"])}
     if (policy["big"], policy["skip"]) != (RandomPolicy().big, RandomPolicy().skip):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +41,13 @@ class DuoTrainer(Trainer):
         distil: float = 0.0,
         teacher: DuoCausalLM | None = None,
         muon: bool = False,
+        bf16: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.policy, self.held, self.distil, self.muon = policy, held, distil, muon
+        # that of `Trainer` takes no CPU, and writes all logits once more, in float32
+        self.products = partial(torch.autocast, self.args.device.type, torch.bfloat16, enabled=bf16)
         self.teacher = None if teacher is None else teacher.to(self.args.device)
 
     def _get_train_sampler(self, *args: Any) -> torch.utils.data.Sampler:
@@ -74,11 +78,17 @@ class DuoTrainer(Trainer):
     ) -> Any:
         first = int(inputs.pop("row")[0])
         policy = replace(self.policy, seed=self.policy.seed + first)
-        loss, out = super().compute_loss(model, {**inputs, "duo_policy": policy}, True, num_items_in_batch)
+        loss: Any = None
+        with self.products():
+            if self.distil == 1:  # the text says nothing then
+                out = model(inputs["input_ids"], use_cache=False, duo_policy=policy)
+            else:
+                loss, out = super().compute_loss(model, {**inputs, "duo_policy": policy}, True, num_items_in_batch)
         if self.distil:
-            with torch.no_grad():  # nothing is dropped out of either
+            with torch.no_grad(), self.products():  # nothing is dropped out of either
                 taught = (self.teacher or model)(inputs["input_ids"], use_cache=False).logits
-            loss = torch.lerp(loss, divergence(taught, out.logits, num_items_in_batch), self.distil)
+            learned = divergence(taught, out.logits, num_items_in_batch)
+            loss = learned if loss is None else torch.lerp(loss, learned, self.distil)
         if not bool(torch.isfinite(loss.detach())):
             raise ValueError(
                 f"the training loss is {loss.item()} in step {self.state.global_step + 1}: lower the learning rate;"
@@ -104,7 +114,7 @@ def divergence(
 ) -> Float[Tensor, ""]:
     """Kullback-Leibler divergence in nats from a teacher's next-token distributions, of every token but a text's last, which
     the cross-entropy has no target for; divided by the same number of items as that (the positions if not given)."""
-    q, p = (logits[:, :-1].float().log_softmax(-1) for logits in (taught, found))
+    q, p = (logits[:, :-1].log_softmax(-1, dtype=torch.float32) for logits in (taught, found))
     total = torch.nn.functional.kl_div(p, q, reduction="sum", log_target=True)
     return total / (q[..., 0].numel() if items is None else items)
 
@@ -185,6 +195,7 @@ def train(plan: Stage1, *, max_steps: int | None = None) -> Path:
         distil=plan.distil,
         teacher=teacher,
         muon=plan.optimizer == "muon",
+        bf16=plan.bf16 or torch.cuda.is_available(),
         callbacks=[_StopAt(max_steps)] if max_steps else None,
     )
     checkpoint = last_checkpoint(plan.out)
@@ -225,7 +236,6 @@ def _arguments(plan: Stage1) -> TrainingArguments:
         save_total_limit=2,
         seed=plan.seed,
         activation_checkpointing=plan.gradient_checkpointing,
-        bf16=torch.cuda.is_available(),
         remove_unused_columns=False,
         report_to=[],
         disable_tqdm=True,
