@@ -140,6 +140,7 @@ def test_training_goes_on_from_an_adapter_and_makes_one(base, tmp_path):
     np.testing.assert_array_equal(before.score(IDS, "BBB"), after.score(IDS, "BBB"))
     assert (before.score(IDS, "SBS") != after.score(IDS, "SBS")).any()
     card = (tmp_path / "on" / "model" / "README.md").read_text()
-    assert f"--start {tmp_path / 'adapter'} --frozen --distil 1.0 --optimizer muon --any-share --bf16 --tokens 600 --rows 2" in card
+    options = "--frozen --distil 1.0 --optimizer muon --any-share --bf16 --tokens 600 --rows 2"
+    assert f"--start {tmp_path / 'adapter'} {options}" in card
     assert "--learning-rate 0.001" in card
     assert "drawn for every text between 0 and 1; matrix products in bfloat16" in card
