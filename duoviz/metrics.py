@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int8, Int64
@@ -32,8 +33,17 @@ class Interval:
     positions: int
     documents: int
 
+    @classmethod
+    def of(cls, row: Mapping[Any, Any], name: str) -> Interval:
+        """From a row of a table that holds it as `name`, `<name>_low`, `<name>_high`, beside positions and documents."""
+        return cls(row[name], row[f"{name}_low"], row[f"{name}_high"], int(row["positions"]), int(row["documents"]))
+
+    def columns(self, name: str) -> dict[str, float]:
+        """The mean and its bounds as a table has them, for `of`."""
+        return {name: self.mean, f"{name}_low": self.low, f"{name}_high": self.high}
+
     def below(self, limit: float) -> Interval:
-        """How far it is below a limit, for `verdict`."""
+        """How far it is below a limit, for a claim that it is."""
         return replace(self, mean=limit - self.mean, low=limit - self.high, high=limit - self.low)
 
     @property
@@ -119,49 +129,6 @@ def _ratio(
         error = np.sqrt(number / (number - 1) * ((sums - mean * parts) ** 2).sum()) / parts.sum()
         half = float(t.ppf(0.975, number - 1) * error)
     return Interval(mean, mean - half, mean + half, int(counts.sum()), number)
-
-
-def verdict(interval: Interval) -> str:
-    """Whether a quantity is above zero: "holds" if its whole interval is, "does not hold" if its whole interval is not, else
-    "open".
-
-    Without an interval it cannot be said.
-    """
-    if np.isnan(interval.low):
-        return f"cannot be said ({'one document' if interval.documents == 1 else 'no interval'})"
-    return "holds" if interval.low > 0 else "open" if interval.high > 0 else "does not hold"
-
-
-def verdicts(intervals: Sequence[Interval]) -> list[str]:
-    """`verdict` of several claims that are read together, by Holm's correction: each is decided only as far as 5 % is the
-    chance that any of them is decided wrongly. What has no standard error cannot be said, and does not count."""
-    order = sorted(range(len(intervals)), key=lambda i: np.nan_to_num(intervals[i].p, nan=2.0))
-    left = sum(not np.isnan(one.p) for one in intervals)
-    found, decided = [""] * len(intervals), True
-    for rank, i in enumerate(order):
-        one = intervals[i]
-        decided = decided and one.p <= 0.05 / max(1, left - rank)
-        alone = verdict(one)
-        found[i] = alone if decided or alone.startswith("cannot") else "open"
-    return found
-
-
-def claim(
-    text: str, values: Float[np.ndarray, "seq position"], documents: Sequence[str] | None = None, *, unit: str = "nats"
-) -> str:
-    """One line that says whether the mean of some values is above zero, with its interval; the verdict is computed.
-
-    Args:
-        text: what is claimed, if the values are positive.
-        values, documents: as in `mean_interval`.
-        unit: of the values.
-
-    Raises:
-        ValueError: as `mean_interval`.
-    """
-    found = mean_interval(values, documents)
-    counted = f"{found.documents} documents, {found.positions:,} positions"
-    return f"{verdict(found)}: {text} ({found} {unit}; {counted})"
 
 
 def perplexity(loss_nats: float | Losses) -> float:

@@ -13,6 +13,7 @@ RANKS = {
     0.5: ["__init__"],
     1: ["records", "families"],
     2: ["corpus", "metrics"],
+    2.2: ["claims"],
     2.5: ["model"],  # reads plain text through `corpus`
     3: ["convert", "training", "branching"],
     4: ["oracle", "router"],
@@ -35,6 +36,7 @@ TORCH_FREE = [
     "records",
     "corpus",
     "metrics",
+    "claims",
     "frames",
     "store",
     "figures",

@@ -67,9 +67,8 @@ def test_drawn_lists_the_cells_of_heatmaps():
     np.testing.assert_array_equal(cells, routes[::-1])
     assert dict(zip(table["x"], table["label"])) == {0: "x", 1: "·&", 2: "z"}
     usage = frames.usage(routes[None], source="s", panel="p")
-    table = figures.drawn(figures.routing_heatmap(usage, title="t")).merge(
-        usage, left_on=["x", "y"], right_on=["position", "layer"]
-    )
+    table = figures.drawn(figures.routing_heatmap(usage, title="t")).query("kind == 'heatmap'")
+    table = table.merge(usage, left_on=["x", "y"], right_on=["position", "layer"])
     np.testing.assert_allclose(table["value"], table["share"])
     draw = np.random.default_rng(0).normal(size=(40, 2))
     given = pd.DataFrame(draw, columns=["a", "b"]).assign(source="s", seq=np.arange(40) // 20)

@@ -9,7 +9,7 @@ import plotly.io
 import pytest
 from plotly import graph_objects as go
 
-from duoviz import figures, frames, oracle, style
+from duoviz import claims, figures, frames, oracle, style
 from duoviz.records import Landscape, Luck, Tokens
 from duoviz.routes import Space
 
@@ -62,11 +62,17 @@ def test_gain_curve_and_bars_draw_their_tables(curves, tokens):
 
 def test_heatmaps_draw_shares(curves):
     routes = curves["nll"].at(2)[1]
-    usage = pd.concat(frames.usage(routes, source=s, panel="2 big") for s in ("prose", "code"))
+    usage = pd.concat(frames.usage(routes, source=s, panel="2 big", bin=4) for s in ("prose", "code"))
     figure = figures.routing_heatmap(usage, title="t")
     titled(figure)
-    grid = usage[usage["source"] == "code"].pivot(index="layer", columns="position", values="share")
-    np.testing.assert_allclose(figure.data[1].z, grid.to_numpy(np.float32))
+    part = usage[usage["source"] == "code"]
+    grid = part.pivot(index="layer", columns="position", values="share").to_numpy(np.float32)
+    heat, bars = ([t for t in figure.data if t.type == kind][1] for kind in ("heatmap", "bar"))
+    np.testing.assert_allclose(heat.z, grid)
+    np.testing.assert_allclose(bars.x, part.drop_duplicates("layer")["by_layer"])
+    assert "bins of 4 positions" in figure.layout.title.subtitle.text
+    apart = [t for t in figures.routing_heatmap(usage, title="t", relative=True).data if t.type == "heatmap"][1]
+    np.testing.assert_allclose(apart.z, grid - 0.5, atol=1e-6)  # two of four layers
     maps = figures.route_maps([("a", routes[0]), ("b", routes[1])], ["<b>", " ", "x", "x", "\n", "y", "z"], title="t")
     titled(maps)
     np.testing.assert_array_equal(maps.data[1].z, routes[1].T)
@@ -342,6 +348,7 @@ def every(curves, tokens):
         "landscape": figures.landscape(frames.spread(land), marks, title="t"),
         "layer_usage": figures.layer_usage(frames.layer_usage({"oracle": routes, "yours": routes}), title="t"),
         "luck_curve": figures.luck_curve(frames.luck_gains(losses_by_luck(tokens), tokens)),
+        "forest": figures.forest(claims.table([claims.claim("x", curves["nll"].loss_nats[0])])),
         "policy_bars": figures.policy_bars(summary[summary["budget"] == 2], title="t"),
         "rank_agreement": figures.rank_agreement(frames.rank_agreement(table, losses[:3]), title="t"),
         "realised_budget": figures.realised_budget(means),
@@ -361,7 +368,7 @@ def every(curves, tokens):
 
 def test_every_figure_says_how_much_it_rests_on(every):
     public = {name for name, each in vars(figures).items() if name in figures.__all__ and inspect.isfunction(each)}
-    assert set(every) == public - {"around", "drawn", "frame", "nothing", "write"}
+    assert set(every) == public - {"around", "drawn", "folded", "frame", "nothing", "write"}
     for name, figure in every.items():
         note = figure.layout.title.subtitle.text
         assert re.search(

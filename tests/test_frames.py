@@ -63,6 +63,19 @@ def test_summaries_gains_and_difficulty_say_what_the_curves_hold(lm, tokens):
     assert usage["n"].min() == 2
 
 
+def test_usage_counts_in_bins_of_positions():
+    routes = np.random.default_rng(0).integers(0, 3, (5, 7, 3)).astype(np.int8)
+    routes[0, 4:] = -1
+    table = frames.usage(routes, source="s", panel="p", bin=3)
+    assert table["position"].unique().tolist() == [0, 3, 6]
+    for row in table.itertuples():
+        cell = routes[:, row.position : row.position + 3, row.layer]
+        assert row.n == (cell >= 0).sum()
+        assert row.share == pytest.approx((cell == BIG).sum() / row.n)
+        assert row.by_layer == pytest.approx((routes[..., row.layer] == BIG).sum() / (routes[..., 0] >= 0).sum())
+        assert row.mean == pytest.approx((routes == BIG).sum() / (routes >= 0).sum())
+
+
 def test_gaps_interpolate_to_the_realised_budget(lm, tokens):
     found = oracle.survey(lm, tokens)
     curves = {"oracle": found["nll"], "label-free": found["expected"]}

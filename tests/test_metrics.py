@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from duoviz import metrics
-from duoviz.metrics import Interval
 from duoviz.routes import BIG, SKIP
 
 
@@ -32,36 +31,6 @@ def test_the_interval_covers_the_truth_as_often_as_it_says(documents, effect, le
         found = metrics.mean_interval(values)
         covered += found.low <= 0 <= found.high
     assert least < covered / runs < 0.965
-
-
-def test_verdicts_and_claims():
-    for low, high, documents, want in (
-        (0.05, 0.2, 4, "holds"),
-        (-0.05, 0.2, 4, "open"),
-        (-0.3, -0.2, 4, "does not hold"),
-        (np.nan, np.nan, 1, "cannot be said (one document)"),
-        (np.nan, np.nan, 4, "cannot be said (no interval)"),
-    ):
-        assert metrics.verdict(Interval(0.1, low, high, 20, documents)) == want
-    line = metrics.claim("x", np.array([[1.0, 1.0], [1.5, 1.5], [2.0, 2.0]]), unit="of share")
-    assert line == "holds: x (1.500 [0.258, 2.742] of share; 3 documents, 6 positions)"
-    assert metrics.claim("x", np.ones((1, 2))).startswith("cannot be said (one document): x (1.000 [nan, nan] nats; 1 ")
-
-
-def test_claims_of_one_page_are_decided_together():
-    """Holm: the adjusted p-value is the largest of (claims left) x p so far; a claim is decided where that is at most 5 %."""
-    draw = np.random.default_rng(3)
-    found = [metrics.mean_interval(draw.normal(shift, 1, (9, 5))) for shift in np.linspace(-1.2, 1.2, 9)]
-    assert [one.p < 0.05 for one in found] == [not one.low <= 0 <= one.high for one in found]
-    ranked = sorted(one.p for one in found)
-    adjusted = {p: max((9 - j) * q for j, q in enumerate(ranked[: i + 1])) for i, p in enumerate(ranked)}
-    wanted = [metrics.verdict(one) if adjusted[one.p] <= 0.05 else "open" for one in found]
-    assert metrics.verdicts(found) == wanted
-    assert set(wanted) == {"holds", "does not hold", "open"}
-    assert wanted != [metrics.verdict(one) for one in found]
-    single = metrics.mean_interval(np.ones((1, 3)))
-    assert metrics.verdicts([single, found[0]]) == ["cannot be said (one document)", "does not hold"]
-    assert metrics.verdicts([]) == []
 
 
 def test_difficulty_regret_perplexity():
@@ -175,14 +144,6 @@ def test_profiles_that_agree_correlate_and_those_that_oppose_do_not():
     assert (same.documents, same.positions) == (10, 2000)
     assert opposite.high < -0.95
     assert np.isnan(metrics.profile_correlation(one[:1], other[:1]).low)
-
-
-def test_an_interval_below_a_limit_turns_its_bounds():
-    found = metrics.Interval(0.3, 0.1, 0.4, 5, 2)
-    assert metrics.verdict(found.below(0.5)) == "holds"
-    assert metrics.verdict(found.below(0.35)) == "open"
-    assert metrics.verdict(found.below(0.05)) == "does not hold"
-    assert metrics.verdict(metrics.Interval(0.3, np.nan, np.nan, 5, 1).below(0.5)).startswith("cannot be said")
 
 
 def test_the_least_of_some_routes_is_the_mean_over_all_ways_to_draw_them():

@@ -8,6 +8,7 @@ and titles are text, never markup. Show a figure with `figure.show(config=figure
 
 from duoviz.style import CONFIG
 
+from .claims import Folded, folded, forest
 from .export import drawn, write
 from .inspection import landscape, layer_usage
 from .landscapes import candidates_curve, luck_curve, regret_curve
@@ -19,6 +20,7 @@ from .training import beginnings, equal_flops, training_curves
 
 __all__ = [
     "CONFIG",
+    "Folded",
     "around",
     "beginnings",
     "budget_curve",
@@ -27,6 +29,8 @@ __all__ = [
     "distribution",
     "drawn",
     "equal_flops",
+    "folded",
+    "forest",
     "frame",
     "gain_curve",
     "gap_closed",

@@ -18,51 +18,84 @@ WINDOW = 80
 """Positions of a comparison that are shown at a time."""
 
 
-def routing_heatmap(usage: pd.DataFrame, *, title: str) -> go.Figure:
+def routing_heatmap(usage: pd.DataFrame, *, title: str, relative: bool = False) -> go.Figure:
     """Which layers do the chosen routes make big (or keep), and where in the text? One row of panels per source, one
-    column per budget; layer upwards, position to the right; dark never, light always, no colour where nothing is scored.
+    column per budget; layer upwards, position to the right; no colour where nothing is scored. To the right of each panel, bars
+    give the share of each layer over all positions; the dotted line is the mean of all layers, which the budget fixes.
 
     Args:
-        usage: columns source, panel, layer, position, share, n.
+        usage: as of `frames.usage`.
         title: of the figure.
+        relative: draw how far each share is from the mean: vermilion above, blue below. Else the shares: dark none, light all.
 
     Raises:
         ValueError: no rows, or a column is missing.
 
     Paper: arXiv 2410.10846, figures 2 and 3.
     """
-    look.needed(usage, ["source", "panel", "layer", "position", "share", "n"])
+    look.needed(usage, ["source", "panel", "layer", "position", "share", "n", "by_layer", "mean"])
     sources, kinds = list(dict.fromkeys(usage["source"])), list(dict.fromkeys(usage["panel"]))
     figure = look.panels(
-        [f"{kind}, {source}" for source in sources for kind in kinds],
+        [text for source in sources for kind in kinds for text in (f"{kind}, {source}", "layers")],
         rows=len(sources),
-        cols=len(kinds),
-        shared_xaxes=True,
+        cols=2 * len(kinds),
+        column_widths=[1, 0.22] * len(kinds),
         shared_yaxes=True,
-        horizontal_spacing=0.03,
-        vertical_spacing=0.09,
+        horizontal_spacing=0.012,
+        vertical_spacing=0.3 / (len(sources) + 1),
     )
     for row, source in enumerate(sources, 1):
-        for column, kind in enumerate(kinds, 1):
+        for column, kind in enumerate(kinds):
             part = usage[(usage["source"] == source) & (usage["panel"] == kind)]
+            mean, heat, bars = float(part["mean"].iloc[0]), 2 * column + 1, 2 * column + 2
             grid = part.pivot(index="layer", columns="position", values="share")
             figure.add_heatmap(
-                z=grid.to_numpy(np.float32),
+                z=grid.to_numpy(np.float32) - (mean if relative else 0),
                 x=grid.columns.to_numpy(np.int32),
                 y=grid.index.to_numpy(np.int32),
                 coloraxis="coloraxis",
                 row=row,
-                col=column,
-                hovertemplate="layer %{y}, position %{x}: %{z:.2f}<extra></extra>",
+                col=heat,
+                hovertemplate=f"layer %{{y}}, position %{{x}}: %{{z:{'+' * relative}.2f}}<extra></extra>",
             )
-    bar = {"title": {"text": "share big", "font": {"size": 13}}, "thickness": 12}
-    figure.update_layout(coloraxis={"colorscale": style.SEQUENTIAL, "cmin": 0, "cmax": 1, "colorbar": bar})
-    figure.update_xaxes(title="position", row=len(sources))
+            layers = part.drop_duplicates("layer")
+            figure.add_bar(
+                x=layers["by_layer"],
+                y=layers["layer"],
+                orientation="h",
+                name=style.escape(f"{kind}, {source}: by layer"),
+                marker={"color": style.INK},
+                showlegend=False,
+                hovertemplate="layer %{y}: %{x:.3f}<extra></extra>",
+                row=row,
+                col=bars,
+            )
+            line = {"color": style.POLICY_COLOURS["oracle"], "width": 1.5, "dash": "dot"}
+            figure.add_vline(x=mean, line=line, row=row, col=bars)
+            figure.update_xaxes(showticklabels=False, showgrid=False, rangemode="tozero", row=row, col=bars)
+            figure.update_xaxes(
+                title="position" if row == len(sources) else "", showgrid=False, zeroline=False, row=row, col=heat
+            )
+    figure.update_yaxes(dtick=2, zeroline=False, showgrid=False)
     figure.update_yaxes(title="layer", col=1)
-    figure.update_yaxes(dtick=2)
-    note = f"share over up to {int(usage['n'].max())} texts per cell"
-    figure = look.finish(figure, title=title, note=note, height=150 + 200 * len(sources))
-    return figure.update_annotations(font={"size": 12})
+    figure.update_layout(coloraxis=_shares(usage, relative), bargap=0.15)
+    firsts = np.sort(usage["position"].unique())
+    width = int(firsts[1] - firsts[0]) if len(firsts) > 1 else 1
+    cells = f"bins of {width} positions" if width > 1 else "every position by itself"
+    least, most = int(usage["n"].min()), int(usage["n"].max())
+    note = f"{cells}, {least if least == most else f'{least} to {most}'} tokens in each; bars: all positions, dotted: their mean"
+    figure = look.finish(figure, title=title, note=note, height=150 + 210 * len(sources))
+    return figure.update_annotations(font={"size": 11})
+
+
+def _shares(usage: pd.DataFrame, relative: bool) -> dict[str, Any]:
+    """Colours of shares, or of their distance from the mean."""
+    bar = {"title": {"text": "share", "font": {"size": 13}}, "thickness": 12}
+    if not relative:
+        return {"colorscale": style.SEQUENTIAL, "cmin": 0, "cmax": 1, "colorbar": bar}
+    far = float((usage["share"] - usage["mean"]).abs().max()) or 1.0
+    bar["title"] = {"text": "share,<br>less mean", "font": {"size": 13}}
+    return {"colorscale": style.DIVERGING, "cmin": -far, "cmax": far, "colorbar": bar | {"tickformat": "+.1f"}}
 
 
 def route_maps(

@@ -82,12 +82,14 @@ def _line(figure: go.Figure, log: pd.DataFrame, column: str, panel: int, *, name
     )
 
 
-def equal_flops(table: pd.DataFrame) -> go.Figure:
-    """What does a model for every budget cost? Loss against the share of big layers, taken at random: one Duo model, beside
-    dense models that were each trained for that number of FLOPs alone. A panel per source; bars are 95 % intervals.
+def equal_flops(table: pd.DataFrame, *, title: str = "One Duo model and dense models of equal FLOPs") -> go.Figure:
+    """What does a model for every budget cost? Loss against the share of big layers, taken at random: one Duo model, and, where
+    the table has them, dense models that were each trained for that number of FLOPs alone. A panel per source, each with its
+    own scale; bars are 95 % intervals.
 
     Args:
         table: columns run (duo or dense), share, mflop, source, loss_nats with bounds, documents, positions.
+        title: of the figure.
 
     Raises:
         ValueError: no rows, or a column is missing.
@@ -96,10 +98,12 @@ def equal_flops(table: pd.DataFrame) -> go.Figure:
     """
     look.needed(table, ["run", "share", "mflop", "source", "loss_nats", "loss_nats_low", "loss_nats_high"])
     sources = list(dict.fromkeys(table["source"]))
-    figure = look.panels(sources, shared_yaxes=True, horizontal_spacing=0.04)
+    figure = look.panels(sources, horizontal_spacing=0.07)
     for column, source in enumerate(sources, 1):
         for run, (label, colour, dash) in RUNS.items():
             part = table[(table["source"] == source) & (table["run"] == run)].sort_values("share")
+            if not len(part):
+                continue
             figure.add_scatter(
                 x=part["share"],
                 y=part["loss_nats"],
@@ -116,11 +120,9 @@ def equal_flops(table: pd.DataFrame) -> go.Figure:
             )
     figure.update_xaxes(title="share of big layers (FLOPs rise with it)", tickformat=".0%")
     figure.update_yaxes(title="loss (nats per token)", col=1)
-    return look.finish(
-        figure,
-        title="One Duo model and dense models of equal FLOPs",
-        note=f"{look.counted(table)}; bars: 95 % intervals",
-    )
+    figure.update_layout(showlegend=table["run"].nunique() > 1)
+    note = f"{look.counted(table)}; bars: 95 % intervals"
+    return look.finish(figure, title=title, note=note)
 
 
 def beginnings(curves: pd.DataFrame, *, policy: str = "small") -> go.Figure:

@@ -11,7 +11,6 @@ from jaxtyping import Float
 
 from .. import metrics
 from ..records import Luck, Tokens
-from .stored import bounded
 
 
 def sampled(
@@ -44,7 +43,7 @@ def means(table: pd.DataFrame, tokens: Tokens, *, by: Sequence[str], values: Seq
             dense = np.full(tokens.scored.shape, np.nan)
             dense[part["seq"], part["position"]] = part[name]
             mean = metrics.mean_interval(dense, tokens.documents)
-            row |= bounded(name, mean)
+            row |= mean.columns(name)
         rows.append(row | {"positions": mean.positions, "documents": mean.documents})
     return pd.DataFrame(rows)
 

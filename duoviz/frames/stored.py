@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .. import metrics, routes
+from .. import routes
 from ..records import Curve, Effort, Found, Tokens
 
 
@@ -145,11 +145,6 @@ def tidy(table: pd.DataFrame, tokens: Tokens) -> pd.DataFrame:
         counts = np.array([text.count(letter) for text in texts.cat.categories], np.int16)
         joined[name] = counts[texts.cat.codes]
     return joined.assign(route=texts)
-
-
-def bounded(name: str, interval: metrics.Interval) -> dict[str, float]:
-    """A mean and its bounds as three columns: name, `<name>_low`, `<name>_high`."""
-    return {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
 
 
 def _check_rows(table: pd.DataFrame, wanted: int) -> None:

@@ -11,7 +11,7 @@ import pandas as pd
 from .. import metrics
 from ..records import Curve, Tokens
 from ..routes import BIG
-from .stored import bounded, token_losses
+from .stored import token_losses
 
 
 def curve_summary(curves: Sequence[Curve], tokens: Tokens) -> pd.DataFrame:
@@ -99,7 +99,7 @@ def luck(curves: Mapping[str, Curve], tokens: Tokens) -> pd.DataFrame:
         row: dict[str, object] = {"source": tokens.source, "context": curves["oracle"].context, "budget": int(budget)}
         for name, value in values.items():
             mean = metrics.mean_interval(value, tokens.documents)
-            row |= bounded(name, mean)
+            row |= mean.columns(name)
         rows.append(row | {"positions": mean.positions, "documents": mean.documents})
     return pd.DataFrame(rows)
 
@@ -134,24 +134,38 @@ def gaps(router: Curve, found: Mapping[str, Curve], tokens: Tokens) -> pd.DataFr
         }
         row = {"source": tokens.source, "policy": router.name, "asked": int(budget), "realised_big": real}
         for name, value in values.items():
-            row |= bounded(name, value)
+            row |= value.columns(name)
         rows.append(row | {"positions": values["regret_nats"].positions, "documents": values["regret_nats"].documents})
     return pd.DataFrame(rows)
 
 
-def usage(chosen: np.ndarray, *, source: str, panel: str, choice: int = BIG) -> pd.DataFrame:
-    """The share of a choice for each layer and position: source, panel, layer, position, share, n (texts)."""
-    shares = metrics.share_by_layer(chosen, choice)
+def usage(chosen: np.ndarray, *, source: str, panel: str, choice: int = BIG, bin: int = 1) -> pd.DataFrame:
+    """The share of a choice for each layer and position: source, panel, layer, position, share, n (tokens), by_layer (the share
+    of the layer over all positions) and mean (over all layers and positions).
+
+    Args:
+        chosen: routes int8 `[seq, position, layer]`; -1 where not scored.
+        source, panel: columns that are the same in all rows.
+        choice: which choice.
+        bin: so many positions together, named by their first.
+    """
     counted = metrics.scored(chosen).sum(0)
+    taken = np.nan_to_num(metrics.share_by_layer(chosen, choice)) * counted[:, None]
+    starts = np.arange(0, len(counted), bin)
+    n, taken = np.add.reduceat(counted, starts), np.add.reduceat(taken, starts, axis=0)
+    shares = taken / np.where(n > 0, n, np.nan)[:, None]
+    by_layer = taken.sum(0) / n.sum()
     places, layers = np.indices(shares.shape)
     return pd.DataFrame(
         {
             "source": source,
             "panel": panel,
             "layer": layers.ravel(),
-            "position": places.ravel(),
+            "position": starts[places.ravel()],
             "share": shares.ravel(),
-            "n": counted[places.ravel()],
+            "n": n[places.ravel()],
+            "by_layer": by_layer[layers.ravel()],
+            "mean": by_layer.mean(),
         }
     )
 

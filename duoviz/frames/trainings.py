@@ -9,7 +9,6 @@ import pandas as pd
 
 from .. import metrics
 from ..records import Tokens
-from .stored import bounded
 
 
 def held_losses(log: pd.DataFrame, *, run: str, before: int = 0) -> pd.DataFrame:
@@ -47,5 +46,5 @@ def measured(losses: Mapping[str, np.ndarray], tokens: Tokens, **facts: object) 
         more = metrics.difference_interval(own, first, tokens.documents)
         named = {**facts, "run": run, "source": tokens.source}
         counts = {"documents": mean.documents, "positions": mean.positions}
-        rows.append({**named, **bounded("loss_nats", mean), **bounded("more_nats", more), **counts})
+        rows.append({**named, **mean.columns("loss_nats"), **more.columns("more_nats"), **counts})
     return pd.DataFrame(rows)
