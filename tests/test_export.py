@@ -31,7 +31,7 @@ def summary():
     rows = [(s, p, k) for s in ("prose", "<code>") for p in ("oracle", "fixed") for k in range(3)]
     table = pd.DataFrame([dict(zip(("source", "policy", "budget"), row)) for row in rows])
     loss = np.random.default_rng(0).uniform(2, 3, len(table))
-    ends = {"low_nats": loss - 0.1, "high_nats": loss + 0.3}
+    ends = {"apart_low": loss - 0.1, "apart_high": loss + 0.3}
     counts = {"positions": 8, "documents": 2}
     return table.assign(context="c", realised_big=table["budget"], loss_nats=loss, **ends, **counts)
 
@@ -45,18 +45,16 @@ def test_drawn_holds_the_marks_and_their_intervals(means):
         np.testing.assert_allclose(table[column], means[name])
 
 
-def test_drawn_knows_panels_and_bands():
+def test_drawn_knows_panels_and_error_bars():
     given = summary()
     table = figures.drawn(figures.budget_curve(given, y="loss_nats"))
     for (source, policy), part in given.groupby(["source", "policy"]):
         name = {"fixed": "best fixed route"}.get(policy, policy)
         inside = table[table["panel"] == source]
-        line, band = inside[inside["trace"] == name], inside[inside["kind"] == "band"]
+        line = inside[inside["trace"] == name]
         np.testing.assert_array_equal(line["x"], part["realised_big"])
         np.testing.assert_allclose(line["y"], part["loss_nats"])
-        assert set(map(tuple, part[["low_nats", "high_nats"]].to_numpy())) <= set(
-            map(tuple, band[["low", "high"]].to_numpy())
-        )
+        np.testing.assert_allclose(line[["low", "high"]], part[["apart_low", "apart_high"]])
 
 
 def test_drawn_lists_the_cells_of_heatmaps():
@@ -91,7 +89,7 @@ def test_drawn_holds_boxes_and_refuses_what_it_does_not_know():
         "q3": 3.0,
         "high": 4.0,
     }
-    with pytest.raises(ValueError, match="kind 'pie': a table can be made of scatter, bar, band, box, heatmap"):
+    with pytest.raises(ValueError, match="kind 'pie': a table can be made of scatter, bar, box, heatmap"):
         figures.drawn(go.Figure(go.Pie(values=[1])))
 
 

@@ -159,9 +159,7 @@ def test_contexts_of_one_policy_are_told_apart(curves, tokens):
         part, line = summary[summary["context"] == name], lines[f"oracle, {name}"]
         np.testing.assert_allclose(line.y, part["loss_nats"])
         assert (line.line.dash, line.marker.symbol) == (dash, symbol)
-    bands = [t for t in figure.data if t.fill == "toself"]
-    np.testing.assert_allclose(bands[0].y[:5], summary["high_nats"][:5])
-    assert {band.mode for band in bands} == {"lines"}
+        np.testing.assert_allclose(line.error_y.array, part["apart_high"] - part["loss_nats"], atol=1e-6)
     assert [shape.y0 for shape in figure.layout.shapes] == [summary["loss_nats"].iloc[4]]
     turned = summary[::-1]  # now reference:big, one nat above, comes first
     assert figures.budget_curve(turned, y="loss_nats").layout.shapes[0].y0 == summary["loss_nats"].iloc[9]
@@ -222,8 +220,8 @@ def test_names_and_titles_are_text():
 
 def test_tables_that_cannot_be_drawn_are_refused(curves, tokens):
     summary = frames.curve_summary([curves["nll"]], tokens)
-    with pytest.raises(ValueError, match=r"without \['low_nats'\]"):
-        figures.budget_curve(summary.drop(columns="low_nats"), y="loss_nats")
+    with pytest.raises(ValueError, match=r"without \['apart_low'\]"):
+        figures.budget_curve(summary.drop(columns="apart_low"), y="loss_nats")
     with pytest.raises(ValueError, match="no rows"):
         figures.policy_bars(summary[:0], title="t")
     table = frames.token_losses(tokens, {"small": curves["nll"].loss_nats[0]})
@@ -271,16 +269,50 @@ def test_slices_draw_their_table():
 
 def test_difficulty_is_drawn_against_loss(curves, tokens):
     table = frames.difficulty(tokens, *curves.values(), budget=2)
-    figure = figures.difficulty_against_loss(pd.concat([table, table.assign(source="other")]), title="t")
+    both = pd.concat([table, table.assign(source="other")])
+    figure = figures.difficulty_against_loss(both, title="t")
     titled(figure)
     middle = frames.medians(table, x="small_nats", y="difficulty_nats")
     assert len(figure.data) == 6
-    for points, line in (figure.data[:2], figure.data[3:5]):
-        np.testing.assert_allclose(points.y, table["difficulty_nats"])
-        np.testing.assert_allclose(points.x, table["small_nats"])
+    cells = frames.density(both, x="small_nats", y="difficulty_nats").query("source == 'other'")
+    for heat, line in (figure.data[:2], figure.data[3:5]):
+        drawn = cells.pivot(index="difficulty_nats", columns="small_nats", values="positions")
+        np.testing.assert_array_equal(heat.z, drawn)
+        np.testing.assert_allclose(heat.x, drawn.columns, rtol=1e-6)
         np.testing.assert_allclose(line.x, middle["small_nats"])
         np.testing.assert_allclose(line.y, middle["difficulty_nats"])
-    assert figure.layout.title.subtitle.text == "3 documents, 21 positions each"
+    assert figure.layout.title.subtitle.text == "3 documents, 21 positions each; 99 % of the values shown"
+
+
+def test_gains_over_the_fixed_route_are_drawn_with_luck_behind_them(curves, tokens):
+    named = {curve.name: curve for curve in curves.values()}
+    fixed = replace(named["oracle"], name="fixed", loss_nats=named["oracle"].loss_nats + np.float32(0.5))
+    router = replace(named["label-free"], name="router")
+    table = frames.over_fixed(router, {**named, "fixed": fixed}, tokens, null_fixed=named["null"])
+    figure = figures.gap_dumbbell(table)
+    titled(figure)
+    for policy, name in (("oracle", "oracle"), ("router", "router"), ("null", "null control: what luck gives")):
+        trace = next(t for t in figure.data if t.name == name)
+        np.testing.assert_allclose(trace.x, table.loc[table["policy"] == policy, "gain_nats"])
+    assert figure.layout.yaxis.ticktext[1] == "1 big (1.0)"
+
+
+def test_ridges_are_drawn_with_their_medians(curves, tokens):
+    table = frames.difficulty(tokens, *curves.values(), budget=2)
+    table["kind"] = np.where(np.arange(len(table)) % 3 == 0, "<rare>", "often")
+    hills = frames.ridges(table, "small_nats", by="kind")
+    assert set(hills["kind"]) == {"often"}  # seven tokens of the other
+    hills = frames.ridges(table, "small_nats", by="kind", least=5)
+    figure = figures.ridges(hills, "kind", x="loss (nats)", title="t")
+    titled(figure)
+    for name, part in hills.groupby("kind"):
+        line = next(t for t in figure.data if t.name == f"{style.escape(name)}: quartiles")
+        want = np.quantile(table.loc[table["kind"] == name, "small_nats"], [0.25, 0.5, 0.75])
+        np.testing.assert_allclose(line.x, want)
+        hill = next(t for t in figure.data if t.name == style.escape(name))
+        assert max(hill.y) - min(hill.y) == pytest.approx(0.75 * part["density"].max() / hills["density"].max())
+    whole = np.trapezoid(hills.loc[hills["kind"] == "often", "density"], hills.loc[hills["kind"] == "often", "value"])
+    assert 0.6 < whole < 1  # what lies outside of the range is missing
 
 
 def losses_by_luck(tokens):
@@ -343,6 +375,11 @@ def every(curves, tokens):
         "distribution": figures.distribution(table, losses, x="loss (nats)", title="t"),
         "equal_flops": figures.equal_flops(one.assign(share=0.5, mflop=1.0)),
         "gain_curve": figures.gain_curve(frames.gains(named, tokens)),
+        "gap_dumbbell": figures.gap_dumbbell(
+            frames.over_fixed(
+                replace(named["oracle"], name="router"), {**named, "fixed": fixed}, tokens, null_fixed=named["null"]
+            )
+        ),
         "gap_closed": figures.gap_closed(frames.gaps(named["oracle"], {**named, "fixed": fixed}, tokens)),
         "intervals": figures.intervals(means, x="nats", title="t"),
         "landscape": figures.landscape(frames.spread(land), marks, title="t"),
@@ -358,6 +395,9 @@ def every(curves, tokens):
         ),
         "route_maps": figures.route_maps([("a", routes[0])], ["x"] * 7, title="t"),
         "routing_heatmap": figures.routing_heatmap(frames.usage(routes, source="s", panel="p"), title="t"),
+        "ridges": figures.ridges(
+            frames.ridges(table.assign(kind="a"), "small_nats", by="kind"), "kind", x="loss (nats)", title="t"
+        ),
         "slices": figures.slices(
             frames.slices(table, tokens, by="position", values=["small_nats"]), "small_nats", title="t"
         ),
@@ -372,25 +412,23 @@ def test_every_figure_says_how_much_it_rests_on(every):
     for name, figure in every.items():
         note = figure.layout.title.subtitle.text
         assert re.search(
-            r"\d (documents|positions|texts|evaluations|routes)|one text, first \d+ of \d+ positions", note
+            r"\d (documents|positions|texts|tokens|evaluations|routes)|one text, first \d+ of \d+ positions", note
         ), name
         bars = [trace for trace in figure.data if trace.type in ("scatter", "bar") and trace.error_y.array is not None]
         bars += [trace for trace in figure.data if trace.type == "scatter" and trace.error_x.array is not None]
-        bands = [trace for trace in figure.data if trace.type == "scatter" and trace.fill]
         pointed = [trace for trace in figure.data if "[%{customdata" in (trace.hovertemplate or "")]
-        if bars or bands or pointed:
-            assert re.search("95 % intervals" if bars or bands else "intervals at the pointer", note), name
+        if bars or pointed:
+            assert re.search("95 % intervals" if bars else "intervals at the pointer", note), name
 
 
 def test_every_figure_can_be_had_as_a_table(every):
     for name, figure in every.items():
         table = figures.drawn(figure)
         assert {"trace", "panel", "kind", "x", "y"} <= set(table), name
-        bands = sum(len(trace.x) // 2 for trace in figure.data if trace.type == "scatter" and trace.fill)
-        marks = sum(len(t.x) for t in figure.data if t.type == "bar" or (t.type == "scatter" and not t.fill))
+        marks = sum(len(t.x) for t in figure.data if t.type in ("bar", "scatter"))
         cells = sum(np.size(trace.z) for trace in figure.data if trace.type == "heatmap")
         boxes = sum(len(trace.x) for trace in figure.data if trace.type == "box")
-        assert len(table) == bands + marks + cells + boxes, name
+        assert len(table) == marks + cells + boxes, name
         pd.testing.assert_frame_equal(figures.drawn(plotly.io.from_json(figure.to_json())), table)
 
 

@@ -47,6 +47,9 @@ def test_summaries_gains_and_difficulty_say_what_the_curves_hold(lm, tokens):
     for end in ("", "_low", "_high"):
         assert row[f"perplexity{end}"] == pytest.approx(np.exp(row[f"{end[1:] or 'loss'}_nats"]))
     assert (row["documents"], row["positions"]) == (3, int(tokens.scored.sum()))
+    apart = metrics.difference_interval(found["nll"].loss_nats[2], found["nll"].loss_nats[-1], tokens.documents)
+    for end, bound in (("low", apart.low), ("high", apart.high)):
+        assert row[f"apart_{end}"] - row["loss_nats"] == pytest.approx(bound - apart.mean, abs=1e-6)
     gains = frames.gains(found, tokens)
     want = np.nanmean(found["null"].loss_nats[-1] - found["null"].loss_nats[1])
     assert gains[(gains["policy"] == "null") & (gains["budget"] == 1)]["gain_nats"].iloc[0] == pytest.approx(want)
@@ -61,6 +64,22 @@ def test_summaries_gains_and_difficulty_say_what_the_curves_hold(lm, tokens):
     usage = frames.usage(found["nll"].at(2)[1], source="s", panel="p")
     assert usage["share"].mean() == pytest.approx(0.5)
     assert usage["n"].min() == 2
+
+
+def test_gains_over_the_fixed_route_are_paired_and_the_null_has_its_own(lm, tokens):
+    found = oracle.survey(lm, tokens)
+    curves = {"oracle": found["nll"], "null": found["null"]}
+    fixed = replace(found["nll"], name="fixed", loss_nats=found["nll"].loss_nats + np.float32(0.5))
+    own = replace(found["null"], loss_nats=found["null"].loss_nats + np.float32(0.25))
+    router = replace(found["nll"], name="router")
+    with pytest.raises(ValueError, match="'fixed' is needed too"):
+        frames.over_fixed(router, curves, tokens)
+    table = frames.over_fixed(router, {"fixed": fixed, **curves}, tokens, null_fixed=own)
+    assert set(table["policy"]) == {"router", "oracle", "null"}
+    np.testing.assert_allclose(table.loc[table["policy"] == "null", "gain_nats"], 0.25, atol=1e-5)
+    np.testing.assert_allclose(table.loc[table["policy"] != "null", "gain_nats"], 0.5, atol=1e-5)
+    np.testing.assert_allclose(table["gain_nats_low"], table["gain_nats"], atol=1e-5)  # the same at every position
+    assert "null" not in set(frames.over_fixed(router, {"fixed": fixed, **curves}, tokens)["policy"])
 
 
 def test_usage_counts_in_bins_of_positions():

@@ -173,3 +173,18 @@ def test_extremes_show_tokens_in_their_text():
     assert frames.extremes(table, tokens, "small_nats", number=1).columns.tolist()[3:] == ["small_nats"]
     with pytest.raises(ValueError, match="column 'loss': the table has"):
         frames.extremes(table, tokens, "loss")
+
+
+def test_density_counts_every_row_in_its_range_once():
+    draw = np.random.default_rng(0)
+    table = pd.DataFrame({"source": "s", "x": draw.normal(size=2000), "y": draw.normal(size=2000)})
+    table.loc[0, "x"] = np.nan
+    cells = frames.density(table, x="x", y="y", bins=(6, 4))
+    assert len(cells) == 24
+    known = table.dropna()
+    ends = {name: np.percentile(known[name], [0.5, 99.5]) for name in "xy"}
+    inside = known[known["x"].between(*ends["x"]) & known["y"].between(*ends["y"])]
+    assert cells["positions"].sum() == len(inside)
+    cell, steps = cells.iloc[13], [(high - low) / size for (low, high), size in zip(ends.values(), (6, 4))]
+    near = (abs(known["x"] - cell["x"]) < steps[0] / 2) & (abs(known["y"] - cell["y"]) < steps[1] / 2)
+    assert cell["positions"] == near.sum()

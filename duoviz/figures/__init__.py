@@ -1,6 +1,6 @@
 """One function per question: a table in, a plotly figure out. Nothing is computed here and nothing is shown.
 
-Every figure says its unit on each axis and, below the title, how many positions and documents it rests on; bands and bars
+Every figure says its unit on each axis and, below the title, how many positions and documents it rests on; bars
 are 95 % intervals over documents. Backgrounds are transparent and inks grey, so that figures read in light and dark. Names
 and titles are text, never markup. Show a figure with `figure.show(config=figures.CONFIG)`, keep it with
 `figures.write`.
@@ -13,9 +13,9 @@ from .export import drawn, write
 from .inspection import landscape, layer_usage
 from .landscapes import candidates_curve, luck_curve, regret_curve
 from .look import nothing
-from .policies import budget_curve, gain_curve, gap_closed, intervals, policy_bars, realised_budget
+from .policies import budget_curve, gain_curve, gap_closed, gap_dumbbell, intervals, policy_bars, realised_budget
 from .routing import around, frame, route_comparison, route_maps, routing_heatmap
-from .tokens import difficulty_against_loss, distribution, rank_agreement, slices, token_losses
+from .tokens import difficulty_against_loss, distribution, rank_agreement, ridges, slices, token_losses
 from .training import beginnings, equal_flops, training_curves
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "frame",
     "gain_curve",
     "gap_closed",
+    "gap_dumbbell",
     "intervals",
     "landscape",
     "layer_usage",
@@ -43,6 +44,7 @@ __all__ = [
     "rank_agreement",
     "realised_budget",
     "regret_curve",
+    "ridges",
     "route_comparison",
     "route_maps",
     "routing_heatmap",

@@ -28,9 +28,9 @@ SHOWN_INTERVAL = re.compile(r"\[%\{customdata\[(\d)\][^}]*\}, %\{customdata\[(\d
 def drawn(figure: go.Figure) -> pd.DataFrame:
     """Exactly what a figure draws, as a tidy table; text as it reads on the screen.
 
-    Columns: trace (the name in the legend), panel (its title), kind (`scatter`, `band`, `bar`, `box`, `heatmap`), x, y (of
+    Columns: trace (the name in the legend), panel (its title), kind (`scatter`, `bar`, `box`, `heatmap`), x, y (of
     a box: its median), and where they exist: label (what the axis writes at x), value (of a heatmap's cell, one row each),
-    low and high (ends of an error bar, a band, a box's whiskers or an interval at the pointer), q1 and q3 (quartiles of a
+    low and high (ends of an error bar, a box's whiskers or an interval at the pointer), q1 and q3 (quartiles of a
     box), text (at the mark or the pointer).
 
     Raises:
@@ -38,15 +38,16 @@ def drawn(figure: go.Figure) -> pd.DataFrame:
     """
     made, figure = [], go.Figure(_decoded(figure.to_dict()))
     for trace in figure.data:
-        kind = "band" if trace.type == "scatter" and trace.fill else trace.type
-        if kind not in KINDS:
-            raise ValueError(f"a trace of kind {kind!r}: a table can be made of {', '.join(KINDS)}")
-        table = KINDS[kind](trace)
+        if trace.type not in KINDS:
+            raise ValueError(f"a trace of kind {trace.type!r}: a table can be made of {', '.join(KINDS)}")
+        table = KINDS[trace.type](trace)
         axis = _ticks(figure, trace.xaxis)
         if axis.ticktext is not None:
             names = dict(zip(np.asarray(axis.tickvals).tolist(), _read(axis.ticktext)))
             table["label"] = table["x"].map(names)
-        made.append(table.assign(trace=html.unescape(trace.name or ""), panel=_panel(figure, trace.xaxis), kind=kind))
+        made.append(
+            table.assign(trace=html.unescape(trace.name or ""), panel=_panel(figure, trace.xaxis), kind=trace.type)
+        )
     columns = ["trace", "panel", "kind", "x", "y", "label", "value", "low", "q1", "q3", "high", "text"]
     table = pd.concat(made, ignore_index=True) if made else pd.DataFrame(columns=columns[:5])
     return table[[column for column in columns if column in table]]
@@ -135,13 +136,6 @@ def _cells(trace: Any) -> pd.DataFrame:
     return _with_interval(table, trace)
 
 
-def _band(trace: Any) -> pd.DataFrame:
-    """The upper edge of a band goes to the right, the lower one back."""
-    half = len(trace.x) // 2
-    y = np.asarray(trace.y, float)
-    return pd.DataFrame({"x": np.asarray(trace.x)[:half], "low": y[half:][::-1], "high": y[:half]}).assign(y=np.nan)
-
-
 def _boxes(trace: Any) -> pd.DataFrame:
     ends = {"low": trace.lowerfence, "q1": trace.q1, "q3": trace.q3, "high": trace.upperfence}
     return pd.DataFrame({"x": _read(trace.x), "y": trace.median, **ends})
@@ -175,5 +169,5 @@ def _panel(figure: go.Figure, axis: str | None) -> str:
     return html.unescape(titles[number - 1]) if number <= len(titles) else str(number) if several else ""
 
 
-KINDS = {"scatter": _points, "bar": _points, "band": _band, "box": _boxes, "heatmap": _cells}
+KINDS = {"scatter": _points, "bar": _points, "box": _boxes, "heatmap": _cells}
 """How each kind of trace becomes a table."""

@@ -9,19 +9,17 @@ import plotly.graph_objects as go
 from .. import style
 from . import look
 
-AXES = {
-    "perplexity": ("perplexity", "perplexity_low", "perplexity_high"),
-    "loss_nats": ("loss (nats per token)", "low_nats", "high_nats"),
-}
+AXES = {"perplexity": "perplexity", "loss_nats": "loss (nats per token)"}
 SPACING = 0.07
 
 
 def budget_curve(
     summary: pd.DataFrame, *, y: str = "perplexity", title: str = "Perplexity against big layers"
 ) -> go.Figure:
-    """How good is each policy with k big layers per token? One panel per source, each with its own scale; bands are 95 %
-    intervals; the level line is all big in the oracle's first context. Where a policy comes in several contexts, the first
-    is solid, the others have other dashes and open marks; the null control is dotted, because its targets are others.
+    """How good is each policy with k big layers per token? One panel per source, each with its own scale; bars are 95 %
+    intervals of the difference to all big, which is the level line (of the oracle, in its first context). Where a policy
+    comes in several contexts, the first is solid, the others have other dashes and open marks; the null control is dotted,
+    because its targets are others.
 
     Args:
         summary: as of `frames.curve_summary`.
@@ -35,8 +33,7 @@ def budget_curve(
     """
     if y not in AXES:
         raise ValueError(f"y={y!r}: allowed are {list(AXES)}")
-    label, low, high = AXES[y]
-    look.needed(summary, ["source", "policy", "context", "budget", "realised_big", y, low, high])
+    look.needed(summary, ["source", "policy", "context", "budget", "realised_big", y, "apart_low", "apart_high"])
     sources = list(dict.fromkeys(summary["source"]))
     figure = look.panels(sources, horizontal_spacing=SPACING)
     for column, source in enumerate(sources, 1):
@@ -50,14 +47,17 @@ def budget_curve(
             mark = style.policy_mark(policy)
             marks = (mark, f"{mark.removesuffix('-open')}-open", f"{mark.removesuffix('-open')}-open-dot")
             part = group.sort_values("realised_big")
-            _band(figure, part, low, high, policy=policy, name=name, column=column)
+            ends = part[["apart_low", "apart_high"]]
+            bars = part.assign(**(np.exp(ends) if y == "perplexity" else ends))
+            colour = style.policy_colour(policy)
             figure.add_scatter(
                 x=part["realised_big"],
                 y=part[y],
+                error_y={**look.errors(bars, y, "apart_low", "apart_high"), "thickness": 1, "width": 2},
                 name=name,
                 mode="lines+markers",
-                line={"color": style.policy_colour(policy), "dash": dashes[place]},
-                marker={"symbol": marks[place], "size": 8},
+                line={"color": colour, "dash": dashes[place]},
+                marker={"symbol": marks[place], "size": 7},
                 legendgroup=name,
                 showlegend=column == 1,
                 row=1,
@@ -65,10 +65,9 @@ def budget_curve(
             )
         _level(figure, inside[inside["policy"] == "oracle"], y, column=column)
     figure.update_xaxes(title="big layers per token (realised)")
-    figure.update_yaxes(title=label, col=1)
-    return look.finish(
-        figure, title=title, note=f"{look.counted(summary)}; bands: 95 % intervals; level line: all big", height=460
-    )
+    figure.update_yaxes(title=AXES[y], col=1)
+    note = f"{look.counted(summary)}; bars: 95 % intervals of the difference to all big (level line)"
+    return look.finish(figure, title=title, note=note, height=460)
 
 
 def _level(figure: go.Figure, oracle: pd.DataFrame, y: str, *, column: int) -> None:
@@ -77,23 +76,6 @@ def _level(figure: go.Figure, oracle: pd.DataFrame, y: str, *, column: int) -> N
         first = oracle[oracle["context"] == oracle["context"].iloc[0]].sort_values("budget")
         line = {"dash": "dot", "color": style.INK, "width": 1.5}
         figure.add_hline(y=float(first[y].iloc[-1]), line=line, row=1, col=column)
-
-
-def _band(figure: go.Figure, part: pd.DataFrame, low: str, high: str, *, policy: str, name: str, column: int) -> None:
-    figure.add_scatter(
-        x=np.concatenate([part["realised_big"], part["realised_big"][::-1]]),
-        y=np.concatenate([part[high], part[low][::-1]]),
-        mode="lines",
-        fill="toself",
-        fillcolor=style.policy_colour(policy),
-        opacity=0.1,
-        line={"width": 0},
-        hoverinfo="skip",
-        showlegend=False,
-        legendgroup=name,
-        row=1,
-        col=column,
-    )
 
 
 def policy_bars(summary: pd.DataFrame, *, title: str) -> go.Figure:
@@ -192,6 +174,66 @@ def gap_closed(gaps: pd.DataFrame, *, title: str = "How much of the gap do the r
     missing = int(gaps[list(kinds)].isna().to_numpy().sum())
     note = f"{look.counted(gaps)}; bars: 95 % intervals; {missing} of {2 * len(gaps)} points missing: the gap may be 0"
     return look.finish(figure, title=title, note=note, height=440)
+
+
+def gap_dumbbell(gains: pd.DataFrame, *, title: str = "What there is to gain, and who gets it") -> go.Figure:
+    """How far do router, label-free policy and oracle get from the best fixed route (0)? One row for each budget, with a mark and
+    its 95 % interval for each policy; the grey bar is what the null control gains, so that only what lies beyond it is more
+    than the luck of a minimum. One panel per source, each with its own scale.
+
+    Args:
+        gains: as of `frames.over_fixed`.
+        title: of the figure.
+
+    Raises:
+        ValueError: no rows, or a column is missing.
+    """
+    look.needed(gains, ["source", "policy", "realised_big", "gain_nats", "gain_nats_low", "gain_nats_high"])
+    sources = list(dict.fromkeys(gains["source"]))
+    figure = look.panels(sources, shared_yaxes=True, horizontal_spacing=0.04)
+    for column, source in enumerate(sources, 1):
+        inside = gains[gains["source"] == source]
+        shared = {"row": 1, "col": column, "showlegend": column == 1}
+        rows = {asked: place for place, asked in enumerate(sorted(inside["asked"].unique()))}
+        null = inside[inside["policy"] == "null"]
+        figure.add_bar(
+            x=null["gain_nats"],
+            y=null["asked"].map(rows),
+            orientation="h",
+            width=0.6,
+            name="null control: what luck gives",
+            legendgroup="null",
+            marker={"color": style.LINE},
+            **shared,
+        )
+        for policy, part in inside[inside["policy"] != "null"].groupby("policy", sort=False):
+            figure.add_scatter(
+                x=part["gain_nats"],
+                y=part["asked"].map(rows),
+                error_x={
+                    **look.errors(part, "gain_nats", "gain_nats_low", "gain_nats_high"),
+                    "thickness": 1.5,
+                    "width": 3,
+                },
+                mode="markers",
+                marker={"symbol": style.policy_mark(policy), "color": style.policy_colour(policy), "size": 11},
+                name=look.policy_name(policy),
+                legendgroup=policy,
+                **shared,
+            )
+        figure.add_vline(x=0, line={"color": style.POLICY_COLOURS["fixed"], "width": 2}, row=1, col=column)
+        real = inside.drop_duplicates("asked").set_index("asked")["realised_big"]
+        named = [f"{asked} big" + (f" ({real[asked]:.1f})" if column == 1 else "") for asked in rows]
+        figure.update_yaxes(
+            tickvals=list(rows.values()), ticktext=named, showgrid=False, zeroline=False, row=1, col=column
+        )
+    figure.update_yaxes(title="budget asked for (realised)", col=1)
+    figure.update_xaxes(title="gain over the best fixed route (nats per token)")
+    figure.update_layout(barmode="overlay")
+    note = f"{look.counted(gains)}; bars: 95 % intervals; the line at 0 is the best fixed route"
+    figure = look.finish(figure, title=title, note=note, height=190 + 46 * gains["asked"].nunique())
+    legend = {"orientation": "h", "y": 0, "yref": "container", "yanchor": "bottom", "x": 0}
+    return figure.update_layout(legend=legend, margin={"b": 100})
 
 
 def intervals(table: pd.DataFrame, *, x: str, title: str) -> go.Figure:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,6 +27,8 @@ SLICED = {
     "frequency": ("in 10,000", "occurrences of the predicted token in 10,000"),
 }
 """What the slices of `frames.slices` are, at the axis and in the note."""
+COUNTED = {0: 0.0, 1: 0.2, 3: 0.4, 10: 0.6, 30: 0.8}
+"""How opaque a cell with so many tokens is; the fullest is wholly. In steps of a factor, for counts differ by factors."""
 PALETTE = ("#D55E00", "#CC79A7", "#009E73", "#0072B2", "#7A6A38", "#419AD9")
 
 
@@ -114,6 +117,70 @@ def distribution(table: pd.DataFrame, columns: Sequence[str], *, x: str, title: 
     return look.finish(figure, title=title, note=f"{known:,} positions; 99 % of the values shown")
 
 
+def ridges(table: pd.DataFrame, by: str, *, x: str, title: str) -> go.Figure:
+    """Which kinds of token have high values? A hill for each kind, as high as its tokens are dense there; below it a bar from
+    the first to the third quartile with a dot at the median, whose number stands to the right. One panel per source, one scale.
+
+    Args:
+        table: as of `frames.ridges`.
+        by: the column of the kinds.
+        x: what the axis shows, with its unit.
+        title: of the figure.
+
+    Raises:
+        ValueError: no rows, or a column is missing.
+    """
+    look.needed(table, ["source", by, "value", "density", "median", "q1", "q3", "positions"])
+    sources, kinds = (list(dict.fromkeys(table[column])) for column in ("source", by))
+    figure = look.panels(sources, shared_xaxes=True, shared_yaxes=True, horizontal_spacing=0.1)
+    highest = float(table["density"].max())
+    for column, source in enumerate(sources, 1):
+        shared = {"row": 1, "col": column}
+        figure.add_vline(x=0, line={"color": style.INK, "width": 1}, **shared)
+        for number, kind in enumerate(kinds):
+            part = table[(table["source"] == source) & (table[by] == kind)]
+            if not len(part):
+                continue
+            floor, colour = len(kinds) - 1 - number, PALETTE[number % len(PALETTE)]
+            heights = floor + 0.75 * part["density"] / highest
+            figure.add_scatter(
+                x=[*part["value"], *part["value"][::-1]],
+                y=[*heights, *[floor] * len(part)],
+                mode="lines",
+                fill="toself",
+                line={"color": colour, "width": 1.5},
+                hoverinfo="skip",
+                name=style.escape(kind),
+                showlegend=False,
+                **shared,
+            )
+            one = part.iloc[0]
+            figure.add_scatter(
+                x=[one["q1"], one["median"], one["q3"]],
+                y=[floor - 0.1] * 3,
+                mode="lines+markers",
+                line={"color": colour, "width": 3},
+                marker={"color": colour, "size": [0, 9, 0]},
+                name=style.escape(f"{kind}: quartiles"),
+                hovertemplate="%{x:.2f}",
+                showlegend=False,
+                **shared,
+            )
+            text = f"<b>{one['median']:.2f}</b>  n = {one['positions']:,}"
+            where = {"x": 1, "xref": "x domain" if column == 1 else f"x{column} domain", "xanchor": "right"}
+            figure.add_annotation(
+                y=floor + 0.3, text=text, showarrow=False, **where, yref="y" if column == 1 else f"y{column}"
+            )
+    figure.update_yaxes(tickvals=list(range(len(kinds)))[::-1], ticktext=[style.escape(kind) for kind in kinds])
+    figure.update_yaxes(range=[-0.4, len(kinds)], showgrid=False, zeroline=False)
+    figure.update_yaxes(title=style.escape(by), col=1)
+    figure.update_xaxes(title=style.escape(x))
+    counted = table.drop_duplicates(["source", by]).groupby("source", sort=False)["positions"].sum()
+    note = "; ".join(f"{source}: {number:,} positions" for source, number in counted.items())
+    note = f"{note}; bars: first to third quartile, dots and numbers: medians"
+    return look.finish(figure, title=title, note=note, height=170 + 62 * len(kinds))
+
+
 def rank_agreement(table: pd.DataFrame, *, title: str) -> go.Figure:
     """Do several quantities rank the tokens of a document alike? Rank correlation of every pair, one panel per source.
 
@@ -191,9 +258,9 @@ def slices(table: pd.DataFrame, value: str, *, title: str) -> go.Figure:
 
 
 def difficulty_against_loss(table: pd.DataFrame, *, title: str) -> go.Figure:
-    """Are the tokens with a high loss those that compute helps? Difficulty against the loss with all layers small, one faint
-    point for each token, one panel per source; the line joins the medians of the tenths of the tokens by loss
-    (`frames.medians`). No difficulty lies above the dotted line, where the oracle's routes take all of the loss away.
+    """Are the tokens with a high loss those that compute helps? Difficulty against the loss with all layers small, coloured
+    where tokens are (`frames.density`), one panel per source; the line joins the medians of the tenths of the tokens by
+    loss (`frames.medians`). No difficulty lies above the dotted line, where the oracle's routes take all of the loss away.
 
     Args:
         table: columns source, document, small_nats, difficulty_nats (`frames.difficulty`).
@@ -205,31 +272,51 @@ def difficulty_against_loss(table: pd.DataFrame, *, title: str) -> go.Figure:
     Paper: arXiv 2410.10846, figures 5 and 6.
     """
     look.needed(table, ["source", "document", "small_nats", "difficulty_nats"])
-    middle, end = frames.medians(table, x="small_nats", y="difficulty_nats"), float(table["small_nats"].max())
+    middle = frames.medians(table, x="small_nats", y="difficulty_nats")
+    cells = frames.density(table, x="small_nats", y="difficulty_nats")
+    end, most = float(cells["small_nats"].max()), int(cells["positions"].max())
     parts = dict(list(table.groupby("source", sort=False, observed=True)))
     figure = look.panels(list(parts), shared_xaxes=True, shared_yaxes=True, horizontal_spacing=0.04)
-    for column, (source, part) in enumerate(parts.items(), 1):
+    for column, source in enumerate(parts, 1):
         line, shared = middle[middle["source"] == source], {"row": 1, "col": column, "showlegend": column == 1}
-        faint = {"color": style.INK, "size": 4, "opacity": 0.4}
-        known = part[["small_nats", "difficulty_nats"]].astype(np.float32)
-        for name, points, drawn in (
-            ("a token", known, {"mode": "markers", "marker": faint}),
-            (
-                "median of each tenth",
-                line,
-                {"mode": "lines+markers", "line": {"color": COLOURS["oracle"], "width": 2.5}},
-            ),
-        ):
-            xy = {"x": points["small_nats"], "y": points["difficulty_nats"]}
-            figure.add_scatter(name=name, legendgroup=name, **xy, **drawn, **shared)
+        grid = cells[cells["source"] == source].pivot(index="difficulty_nats", columns="small_nats", values="positions")
+        figure.add_heatmap(
+            x=grid.columns.to_numpy(np.float32),
+            y=grid.index.to_numpy(np.float32),
+            z=grid.to_numpy(np.int16),
+            zmin=0,
+            zmax=most,
+            colorscale=_counted_colours(most),
+            colorbar={"title": "tokens", "thickness": 12, "len": 0.6, "y": 0, "yanchor": "bottom"},
+            showscale=column == 1,
+            hovertemplate="loss %{x:.2f}, difficulty %{y:.2f}: %{z} tokens<extra></extra>",
+            row=1,
+            col=column,
+        )
+        figure.add_scatter(
+            x=line["small_nats"],
+            y=line["difficulty_nats"],
+            name="median of each tenth",
+            legendgroup="median",
+            mode="lines+markers",
+            line={"color": COLOURS["oracle"], "width": 2.5},
+            **shared,
+        )
         bound = {"mode": "lines", "line": {"color": style.INK, "width": 1, "dash": "dot"}}
         figure.add_scatter(x=[0, end], y=[0, end], name="all of the loss", legendgroup="bound", **bound, **shared)
     figure.update_xaxes(title=look.quantity_axis("small_nats"))
-    low, high = table["difficulty_nats"].min(), table["difficulty_nats"].max()
-    figure.update_yaxes(range=[low - 0.05 * (high - low), high + 0.05 * (high - low)])
+    figure.update_xaxes(range=[0, end], showgrid=False)
+    figure.update_yaxes(range=[cells["difficulty_nats"].min(), cells["difficulty_nats"].max()], showgrid=False)
     figure.update_yaxes(title=look.quantity_axis("difficulty_nats"), col=1)
     totals = [
         {"source": source, "documents": part["document"].nunique(), "positions": len(part)}
         for source, part in parts.items()
     ]
-    return look.finish(figure, title=title, note=look.counted(pd.DataFrame(totals)), height=460)
+    note = f"{look.counted(pd.DataFrame(totals))}; 99 % of the values shown"
+    return look.finish(figure, title=title, note=note, height=460)
+
+
+def _counted_colours(most: int) -> list[list[Any]]:
+    """A colour scale of counts up to the largest."""
+    steps = {number: alpha for number, alpha in COUNTED.items() if number < most} | {most: 1.0}
+    return [[number / most, f"rgba(0,114,178,{alpha})"] for number, alpha in steps.items()]

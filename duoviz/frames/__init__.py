@@ -2,9 +2,31 @@
 
 from .inspection import best_routes, inspected, layer_usage, policies, spread
 from .landscapes import luck_gains, luck_losses, means, regrets, sampled, searched
-from .slices import BY, CLASSES, extremes, looks_like_python, medians, slices, target_classes, token_classes
+from .slices import (
+    BY,
+    CLASSES,
+    density,
+    extremes,
+    looks_like_python,
+    medians,
+    ridges,
+    slices,
+    target_classes,
+    token_classes,
+)
 from .stored import curve, curve_from_frame, found, found_from_frame, positions, tidy, token_losses
-from .summaries import curve_summary, difficulty, distribution, gains, gaps, interval_table, luck, rank_agreement, usage
+from .summaries import (
+    curve_summary,
+    difficulty,
+    distribution,
+    gains,
+    gaps,
+    interval_table,
+    luck,
+    over_fixed,
+    rank_agreement,
+    usage,
+)
 from .trainings import held_losses, measured
 
 __all__ = [
@@ -14,6 +36,7 @@ __all__ = [
     "curve",
     "curve_from_frame",
     "curve_summary",
+    "density",
     "difficulty",
     "distribution",
     "extremes",
@@ -32,10 +55,12 @@ __all__ = [
     "means",
     "measured",
     "medians",
+    "over_fixed",
     "policies",
     "positions",
     "rank_agreement",
     "regrets",
+    "ridges",
     "sampled",
     "searched",
     "slices",

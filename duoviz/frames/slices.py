@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from jaxtyping import Int
+from scipy.stats import gaussian_kde
 
 from ..records import Tokens
 from .landscapes import means
@@ -162,6 +163,57 @@ def medians(table: pd.DataFrame, *, x: str, y: str, parts: int = 10) -> pd.DataF
             middle = {x: float(inside[x].median()), y: float(inside[y].median())}
             rows.append({"source": source, "part": int(part), **middle, "positions": len(inside)})
     return pd.DataFrame(rows)
+
+
+def density(table: pd.DataFrame, *, x: str, y: str, bins: tuple[int, int] = (32, 24)) -> pd.DataFrame:
+    """How many rows lie where: source, x and y (middles of the cells), positions. One grid for all sources; it leaves out the
+    outermost half per cent of each column on each side.
+
+    Args:
+        table: one row per position, with source.
+        x, y: columns; rows without either are left out.
+        bins: cells along x and y.
+    """
+    known = table.dropna(subset=[x, y])
+    ends = [np.percentile(known[name], [0.5, 99.5]) for name in (x, y)]
+    edges = [np.linspace(low, high, size + 1) for (low, high), size in zip(ends, bins)]
+    middles = [(side[1:] + side[:-1]) / 2 for side in edges]
+    across, up = (side.ravel() for side in np.meshgrid(*middles, indexing="ij"))
+    parts = [
+        pd.DataFrame({"source": source, x: across, y: up, "positions": counts.ravel().astype(int)})
+        for source, inside in known.groupby("source", sort=False, observed=True)
+        for counts in [np.histogram2d(inside[x], inside[y], edges)[0]]
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def ridges(table: pd.DataFrame, value: str, *, by: str, least: int = 30) -> pd.DataFrame:
+    """How a value is spread in each part of the tokens: source, the part (named as `by`), value, density (a kernel estimate, per
+    unit of the value), and, in all rows of a part, its median, q1, q3 and positions. Parts in the order of their medians over
+    all sources, the largest first.
+
+    Args:
+        table: one row per position, with source, the value and the parts.
+        value: a column; its outermost half per cent on each side is left out of the estimate's range.
+        by: the column of the parts.
+        least: parts with fewer tokens of a source are left out there; the largest part of each source stays.
+    """
+    known = table.dropna(subset=[value])
+    first, last = np.percentile(known[value], [0.5, 99.5])
+    places = np.linspace(first, last, 101)
+    order = known.groupby(by, observed=True)[value].median().sort_values(ascending=False).index
+    rows = []
+    for source, inside in known.groupby("source", sort=False, observed=True):
+        most = inside[by].value_counts().max()
+        for part in order:
+            values = inside.loc[inside[by] == part, value].to_numpy(float)
+            if len(values) < min(least, most) or np.ptp(values) == 0:  # of equal values there is no density
+                continue
+            low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
+            about = {"source": source, by: part, "median": middle, "q1": low, "q3": high, "positions": len(values)}
+            rows.append(pd.DataFrame({"value": places, "density": gaussian_kde(values)(places), **about}))
+    columns = ["source", by, "value", "density", "median", "q1", "q3", "positions"]
+    return pd.concat(rows, ignore_index=True)[columns] if rows else pd.DataFrame(columns=columns)
 
 
 def extremes(table: pd.DataFrame, tokens: Tokens, column: str, *, number: int = 10) -> pd.DataFrame:

@@ -16,11 +16,21 @@ from .stored import token_losses
 
 def curve_summary(curves: Sequence[Curve], tokens: Tokens) -> pd.DataFrame:
     """One row per policy and budget: source, policy, context, budget, realised_big (mean big layers), loss_nats with low
-    and high (95 %, over documents), perplexity with the same, replay_error_nats, positions, documents."""
+    and high (95 %, over documents), perplexity with the same, replay_error_nats, positions, documents.
+
+    `apart_low` and `apart_high` are the loss and the 95 % interval of its difference to all big, paired by position: far
+    narrower, because texts differ more than policies do. All big is a curve's own last budget, or, where it ends before, that of
+    the first curve that has it; NaN where none has.
+    """
+    ends = [record.loss_nats[-1] for record in curves if record.budgets[-1] == record.routes.shape[-1]]
     rows = []
     for record in curves:
+        own = record.budgets[-1] == record.routes.shape[-1]
+        big = record.loss_nats[-1] if own or not ends else ends[0]
         for k, budget in enumerate(record.budgets):
             mean = metrics.mean_interval(record.loss_nats[k], tokens.documents)
+            apart = metrics.difference_interval(record.loss_nats[k], big, tokens.documents)
+            half = (apart.high - apart.low) / 2 if own or ends else np.nan
             rows.append(
                 {
                     "source": tokens.source,
@@ -31,6 +41,8 @@ def curve_summary(curves: Sequence[Curve], tokens: Tokens) -> pd.DataFrame:
                     "loss_nats": mean.mean,
                     "low_nats": mean.low,
                     "high_nats": mean.high,
+                    "apart_low": mean.mean - half,
+                    "apart_high": mean.mean + half,
                     "perplexity": metrics.perplexity(mean.mean),
                     "perplexity_low": metrics.perplexity(mean.low),
                     "perplexity_high": metrics.perplexity(mean.high),
@@ -136,6 +148,39 @@ def gaps(router: Curve, found: Mapping[str, Curve], tokens: Tokens) -> pd.DataFr
         for name, value in values.items():
             row |= value.columns(name)
         rows.append(row | {"positions": values["regret_nats"].positions, "documents": values["regret_nats"].documents})
+    return pd.DataFrame(rows)
+
+
+def over_fixed(
+    router: Curve, found: Mapping[str, Curve], tokens: Tokens, *, null_fixed: Curve | None = None
+) -> pd.DataFrame:
+    """What each policy gains over the best fixed route at the budgets that a router realises: source, policy, asked,
+    realised_big, gain_nats with `_low` and `_high` (95 %, paired by position), positions, documents.
+
+    Args:
+        router: the router's curve.
+        found: curves `fixed`, and those to compare; interpolated linearly in loss to the realised budget.
+        tokens: the texts.
+        null_fixed: fixed routes on the null control's targets, over which the null control gains; left out without it.
+
+    Raises:
+        ValueError: `fixed` is missing, or a curve does not reach the realised budget.
+    """
+    if "fixed" not in found:
+        raise ValueError(f"curves {sorted(found)}: 'fixed' is needed too")
+    fixed = {"null": null_fixed}
+    rows = []
+    for k, budget in enumerate(router.budgets):
+        real = metrics.share(router.routes[k], BIG) * router.routes.shape[-1]
+        for name, curve in {router.name: router, **found}.items():
+            base = fixed.get(name, found["fixed"])
+            if name == "fixed" or base is None:
+                continue
+            at = metrics.at_budget(base.budgets, base.loss_nats, real)
+            own = router.loss_nats[k] if curve is router else metrics.at_budget(curve.budgets, curve.loss_nats, real)
+            gain = metrics.difference_interval(at, own, tokens.documents)
+            row = {"source": tokens.source, "policy": name, "asked": int(budget), "realised_big": real}
+            rows.append(row | gain.columns("gain_nats") | {"positions": gain.positions, "documents": gain.documents})
     return pd.DataFrame(rows)
 
 
