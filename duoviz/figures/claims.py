@@ -90,7 +90,8 @@ def forest(table: pd.DataFrame, *, title: str = "What holds?") -> go.Figure:
             )
         bottom -= height + gap
     corrected = f"states after Holm's correction over {len(table)} claims" if len(table) > 1 else "one claim"
-    note = f"{_counted(table)}; bars: 95 % intervals; {corrected}; ▸ the paper says so"
+    paper = "; ▸ the paper says so" if table["paper"].any() else ""
+    note = f"{_counted(table)}; bars: 95 % intervals; {corrected}{paper}"
     height = 190 + ROW * len(table) + 58 * (len(units) - 1)
     figure = look.finish(figure, title=title, note=note, height=height)
     legend = {"orientation": "h", "y": 0, "yref": "container", "yanchor": "bottom", "x": 0}
