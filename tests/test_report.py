@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import nbformat
@@ -30,7 +31,8 @@ def test_every_notebook_runs_with_other_parameters(built):
         executed = nbformat.read(out / f"{made.name}.ipynb", as_version=4)
         assert executed == report.without_widgets(executed)
         assert "https://cdn" not in (out / f"{made.name}.html").read_text()
-    assert (out / "index.html").stat().st_size < 10_000 + index.MOST_BYTES * len(pages)
+    assert sorted(made.story.place for made in pages if made.story) == [1, 2, 3, 4, 5]
+    assert (out / "index.html").stat().st_size < 500_000
 
 
 @pytest.mark.parametrize(("family", "layers", "absent"), [("qwen3", 4, "15"), ("gpt2", 15, "157")])
@@ -51,10 +53,10 @@ def test_a_strangers_dense_model_gets_the_notebooks_that_apply(family, layers, a
     assert "own is a dense model, without small FFNs" in shown
     assert ("2^15 routes are too many to look at each" in shown) == (layers == 15)
     own = nbformat.read(tmp_path / "out" / "8-your-own-model.ipynb", as_version=4)
-    printed = "".join(out.get("text", "") for cell in own.cells for out in cell.get("outputs", []))
+    printed = " ".join(str(out.get("data", "")) for cell in own.cells for out in cell.get("outputs", []))
     assert f"{family}: {layers} layers" in printed
-    assert f"searched by method {'paths' if layers == 15 else 'exhaustive'}" in printed
-    assert "there is no" in printed
+    assert f"method {'paths' if layers == 15 else 'exhaustive'}" in printed
+    assert "There is no" in printed
 
 
 def test_a_deep_models_layers_are_tied_unless_asked_otherwise(tmp_path, monkeypatch):
@@ -271,35 +273,34 @@ def test_executed_notebooks_hold_no_widgets_and_are_not_large(tmp_path, monkeypa
     assert links[:2] == [("index.html", "all notebooks"), ("1-large.html", "← 1-large")]
 
 
-def test_thumbnails_keep_what_is_drawn_and_lose_what_is_written():
-    trace = {"type": "bar", "x": [1], "y": [2], "text": ["two"], "marker": {"color": [3], "colorbar": {"title": "c"}}}
-    axis = {"range": [0, 4], "title": {"text": "layer"}, "ticktext": ["</script>"], "tickvals": [1]}
-    layout = {"title": {"text": "A bar"}, "height": 500, "yaxis": axis, "coloraxis": {"cmax": 1, "colorbar": {}}}
-    large = {"data": [{"y": [0.5] * index.MOST_BYTES}], "layout": {}}
-    small = {"data": [trace], "layout": layout}
-    made = index.thumbnail(notebook_of(output({report.PLOTLY: large}), output({report.PLOTLY: small})))
-    (drawn,), kept = json.loads(f"[{made}]")
-    assert drawn == {
-        "type": "bar",
-        "x": [1],
-        "y": [2],
-        "marker": {"color": [3], "showscale": False},
-        "showscale": False,
-    }
-    assert kept["yaxis"] == {"range": [0, 4], "showticklabels": False, "ticks": "", "automargin": False}
-    assert kept["coloraxis"] == {"cmax": 1, "showscale": False}
-    assert set(kept) == {"yaxis", "coloraxis", "margin", "showlegend"}
-    assert index.thumbnail(notebook_of(output({report.PLOTLY: large}), output({"text/html": "<b>chips</b>"}))) == ""
-    assert layout["yaxis"]["title"] == {"text": "layer"}  # not changed
+def test_the_first_page_tells_what_a_tagged_figure_and_the_paragraph_after_it_say():
+    figure = {"data": [{"type": "bar", "y": [1, 2], "name": "</script>"}], "layout": {"title": {"text": "A"}}}
+    told = output({"text/markdown": "**One** thing.\n\nAnother."})
+    made = notebook_of(
+        output({"text/markdown": "before"}), output({report.PLOTLY: figure}), output({"text/plain": "x"}), told
+    )
+    assert index.story(made) is None  # no cell is tagged
+    made.cells[0].metadata["tags"] = ["nbval-check-output", "story-3"]
+    found = index.story(made)
+    assert found.place == 3
+    assert found.told.strip() == "<p><strong>One</strong> thing.</p>"
+    assert "</script>" not in found.drawn
+    data, layout, config = json.loads(found.drawn)
+    assert (data, layout) == (figure["data"], figure["layout"])
+    assert not config["showSendToCloud"]
+    assert index.story(notebook_of(told)) is None
 
 
 def test_the_index_says_what_the_report_was_made_with():
-    drawn = report.Page("1-a", "A & b", "Why?", 61.6, parameters={"x": "<1>"}, thumbnail='[{"y":[1]}], {}')
-    shown = index.index([drawn, report.Page("2-b", "Chips", "What?", 9.7, error="cell 3 failed")])
-    assert 'thumbnail("1-a", [{"y":[1]}], {});' in shown
-    assert shown.count("<img") == 1
-    assert "<span>2</span>" in shown
-    assert re.search(r"Made <time .*>\d{4}-\d\d-\d\d \d\d:\d\d UTC</time>; 2 notebooks took\n1 min 11 s\.", shown)
+    told = page.Story(2, '[{"y":[1]}],{},{}', "<p>So it is.</p>")
+    drawn = report.Page("1-a", "A & b", "Why?", 61.6, parameters={"x": "<1>", "model": "<m>"}, story=told)
+    first = report.Page("3-c", "C", "How?", 0.0, story=replace(told, place=1))
+    shown = index.index([drawn, report.Page("2-b", "Chips", "What?", 9.7, error="cell 3 failed"), first])
+    assert 'duoviz("story-1-a", [{"y":[1]}],{},{})' in shown
+    assert "Studied here: &lt;m&gt;." in shown
+    assert 0 < shown.index("story-3-c") < shown.index("story-1-a")
+    assert shown.count("<section>") == 2
+    assert re.search(r"Made <time .*>\d{4}-\d\d-\d\d \d\d:\d\d UTC</time>; 3 notebooks took\n1 min 11 s\.", shown)
     for part in ("1. A &amp; b", "1 min 2 s ·", "x = &#39;&lt;1&gt;&#39;", 'href="2-b.ipynb"', '"error">cell 3 failed'):
         assert part in shown
     for name in ("duoviz", "torch", "transformers", "plotly", "pandas", "Python"):

@@ -1,4 +1,4 @@
-"""The first page of a report: a card for each notebook, drawn small, and what the report was made with."""
+"""The first page of a report: its story in a few figures, a card for each notebook, and what the report was made with."""
 
 from __future__ import annotations
 
@@ -8,86 +8,83 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 
 import nbformat
+from nbconvert.filters import markdown2html
 
 from .. import style
-from .page import PLOTLY, Page, figures, javascript
+from .page import FIGURES, PLOTLY, Page, Story, drawn
 
 PACKAGES = ("duoviz", "torch", "transformers", "plotly", "pandas")
-MOST_BYTES = 200_000
-"""Of a thumbnail. The largest of the suite, 8 heatmaps of 12 layers and 127 positions, is 67 kB."""
-DETAIL = ("colorbar", "customdata", "hoverinfo", "hovertemplate", "hovertext", "ids", "meta", "name", "text")
-TEXTS = ("annotations", "font", "height", "hoverlabel", "legend", "sliders", "title", "updatemenus", "width")
-LABELS = ("rangeselector", "rangeslider", "tickfont", "ticktext", "tickvals", "title")
-"""What a trace, a layout and an axis lose in a thumbnail."""
+STORY = "story-"
+"""Tag of the cell whose figure the first page shows, with its place there; what is told beside it is the first paragraph of the
+next Markdown that the notebook prints."""
 
 
-def thumbnail(notebook: nbformat.NotebookNode) -> str:
-    """A notebook's first figure that is small enough, without its words: arguments of a JavaScript function; or nothing."""
-    drawn = (_small(data[PLOTLY]) for data in figures(notebook))
-    return next((spec for spec in drawn if len(spec) <= MOST_BYTES), "")
-
-
-def _small(figure: dict) -> str:
-    layout = _without(figure["layout"], TEXTS)
-    for name in layout:
-        if name.startswith(("xaxis", "yaxis")):
-            bare = {"showticklabels": False, "ticks": "", "automargin": False}
-            layout[name] = {**_without(layout[name], LABELS), **bare}
-        elif name.startswith("coloraxis"):
-            layout[name] = {**_without(layout[name], DETAIL), "showscale": False}
-    traces = [{**_without(trace, DETAIL), "showscale": False} for trace in figure["data"]]
-    for trace in traces:
-        if "marker" in trace:
-            trace["marker"] = {**_without(trace["marker"], DETAIL), "showscale": False}
-    return javascript(traces, {**layout, "showlegend": False, "margin": dict.fromkeys("lrtb", 8)})
-
-
-def _without(entries: dict, names: Sequence[str]) -> dict:
-    return {name: value for name, value in entries.items() if name not in names}
+def story(notebook: nbformat.NotebookNode) -> Story | None:
+    """What a notebook adds to the first page; None if it has no figure for it."""
+    begun, place, figure = False, 0, None
+    for cell in notebook.cells:
+        tags = [tag for tag in cell.metadata.get("tags", []) if tag.startswith(STORY)]
+        if tags:
+            begun, place = True, int(tags[0].removeprefix(STORY))
+        for output in cell.get("outputs", []) if begun else []:
+            data = output.get("data", {})
+            figure = figure or data.get(PLOTLY)
+            if figure and "text/markdown" in data:
+                return Story(place, drawn(figure), markdown2html(data["text/markdown"].strip().partition("\n\n")[0]))
+    return None
 
 
 def index(pages: Sequence[Page]) -> str:
     """The page that links to all others; it needs nothing but `plotly.min.js` beside it."""
     now, ran = datetime.now(UTC), sum(not page.absent for page in pages)
     versions = {"Python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
-    drawn = "\n".join(f'thumbnail("{page.name}", {page.thumbnail});' for page in pages if page.thumbnail)
+    models = dict.fromkeys(str(page.parameters["model"]) for page in pages if "model" in page.parameters)
+    told = sorted((page for page in pages if page.story), key=lambda page: page.story.place)  # type: ignore[union-attr]
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>duoviz report</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<style>{_STYLE}</style></head><body>
+{FIGURES}<style>{_STYLE}</style></head><body>
 <h1>duoviz report</h1>
 <p>Adaptive computation in a language model whose every layer has a big FFN, a small FFN and a skip
-(after Duo-LLM, arXiv 2410.10846).</p>
+(after Duo-LLM, arXiv 2410.10846). Studied here: {style.escape(", ".join(models)) or "no model"}.</p>
+{"".join(map(_told, told))}<h2>All notebooks</h2>
 <main>
 {"".join(map(_card, pages))}</main>
 <footer>Made <time datetime="{now:%Y-%m-%dT%H:%MZ}">{now:%Y-%m-%d %H:%M} UTC</time>; {ran} notebooks took
 {_duration(sum(page.seconds for page in pages))}.
 {style.escape(", ".join(f"{name} {number}" for name, number in versions.items()))}.</footer>
-<script src="plotly.min.js"></script>
-<script>{_SCRIPT}{drawn}
-</script>
 </body></html>
+"""
+
+
+def _told(page: Page) -> str:
+    """One figure of the story, with what is told beside it."""
+    link, figure = style.escape(page.name), f"story-{style.escape(page.name)}"
+    assert page.story is not None, "others are left out"
+    return f"""<section>
+<h2><a href="{link}.html">{style.escape(page.title)}</a></h2>
+{page.story.told}
+<div class="scrolled"><div id="{figure}" class="plotly-figure"></div></div>
+<script>duoviz("{figure}", {page.story.drawn})</script>
+</section>
 """
 
 
 def _card(page: Page) -> str:
     link, number = style.escape(page.name), page.name.partition("-")[0]
-    # twice the size it is seen at, so that lines and marks are half theirs; the link is the title's, for those who see none
-    picture = f'<img id="{link}" alt="">' if page.thumbnail else f"<span>{style.escape(number)}</span>"
-    error = f'<p class="error">{style.escape(page.error)}</p>\n' if page.error else ""
-    parameters = style.escape("\n".join(f"{name} = {value!r}" for name, value in page.parameters.items()))
+    title, question = style.escape(f"{number}. {page.title}"), style.escape(page.question)
     if page.absent:
         return f"""<article>
-<div class="thumbnail"><span>{style.escape(number)}</span></div>
-<h2>{style.escape(f"{number}. {page.title}")}</h2>
-<p>{style.escape(page.question)}</p>
+<h3>{title}</h3>
+<p>{question}</p>
 <p class="facts">does not apply: {style.escape(page.absent)}</p>
 </article>
 """
+    error = f'<p class="error">{style.escape(page.error)}</p>\n' if page.error else ""
+    parameters = style.escape("\n".join(f"{name} = {value!r}" for name, value in page.parameters.items()))
     return f"""<article>
-<a class="thumbnail" href="{link}.html" tabindex="-1" aria-hidden="true">{picture}</a>
-<h2><a href="{link}.html">{style.escape(f"{number}. {page.title}")}</a></h2>
-<p>{style.escape(page.question)}</p>
+<h3><a href="{link}.html">{title}</a></h3>
+<p>{question}</p>
 {error}<p class="facts">{_duration(page.seconds)} · <a href="{link}.ipynb">executed notebook</a></p>
 <details><summary>parameters</summary><pre>{parameters}</pre></details>
 </article>
@@ -99,12 +96,6 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-_SCRIPT = """
-function thumbnail(id, data, layout) {
-  Plotly.toImage({data, layout, config: {staticPlot: true}}, {format: "svg", width: 520, height: 300})
-    .then(address => { document.getElementById(id).src = address; });
-}
-"""
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c1e21; --ground: #ffffff; --card: #f6f7f9; --line: #d9dce1;
   --link: #0a66b0; --error: #b34700; }
@@ -116,11 +107,10 @@ body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(
 main { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 16rem), 1fr)); gap: 1.2rem; margin: 1.5rem 0; }
 article { min-width: 0; padding: .8rem; background: var(--card); border: 1px solid var(--line); border-radius: 8px;
   break-inside: avoid; overflow-wrap: anywhere; }
-.thumbnail { display: grid; place-items: center; aspect-ratio: 520 / 300; background: var(--ground); border-radius: 4px;
-  overflow: hidden; }
-.thumbnail img { width: 100%; height: 100%; }
-.thumbnail span { font-size: 3.5rem; opacity: .45; color: var(--ink); }
-h2 { font-size: 1.1rem; line-height: 1.3; margin: .7rem 0 .3rem; }
+section { margin: 2.2rem 0; }
+.scrolled { overflow-x: auto; }
+h2 { font-size: 1.35rem; line-height: 1.3; margin: .7rem 0 .3rem; }
+h3 { font-size: 1.05rem; line-height: 1.3; margin: .2rem 0 .3rem; }
 p { margin: .3rem 0; }
 a { color: var(--link); text-decoration: none; } a:hover { text-decoration: underline; }
 .facts, details, footer { font-size: .875rem; }

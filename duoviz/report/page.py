@@ -22,6 +22,21 @@ Notebook = TypeVar("Notebook", bound=dict)
 
 
 @dataclass(frozen=True)
+class Story:
+    """What a notebook adds to a report's first page.
+
+    Attributes:
+        place: among the others.
+        drawn: its figure, as arguments of the JavaScript function `duoviz`.
+        told: what it says, as HTML.
+    """
+
+    place: int
+    drawn: str
+    told: str
+
+
+@dataclass(frozen=True)
 class Page:
     """One notebook of a report.
 
@@ -32,7 +47,7 @@ class Page:
         seconds: how long it ran.
         error: what went wrong; empty if nothing did. Cells are counted from 1.
         parameters: the parameters it ran with.
-        thumbnail: its first figure, drawn small on the index: arguments of a JavaScript function; empty if it has none.
+        story: what the first page shows of it; None if nothing.
         absent: why it does not apply to the model, and was not run; empty if it was.
     """
 
@@ -42,7 +57,7 @@ class Page:
     seconds: float
     error: str = ""
     parameters: dict[str, Any] = field(default_factory=dict)
-    thumbnail: str = ""
+    story: Story | None = None
     absent: str = ""
 
 
@@ -82,21 +97,21 @@ def javascript(*values: Any) -> str:
     return ", ".join(json.dumps(value, separators=(",", ":")) for value in values).replace("</", "<\\/")
 
 
-class _PlotlyToHtml(Preprocessor):
-    """Each plotly figure becomes a `<div>` with a fixed id and a script that draws it with the report's plotly.js.
+def drawn(figure: dict[str, Any]) -> str:
+    """A plotly figure as arguments of the JavaScript function `duoviz`. The house's configuration goes over its own, so that
+    none offers to upload what it shows."""
+    return javascript([figure["data"], figure["layout"], {**figure.get("config", {}), **style.CONFIG}])
 
-    The house's configuration goes over the figure's own, so that none offers to upload what it shows.
-    """
+
+class _PlotlyToHtml(Preprocessor):
+    """Each plotly figure becomes a `<div>` with a fixed id and a script that draws it with the report's plotly.js."""
 
     def preprocess(self, nb: nbformat.NotebookNode, resources: dict) -> tuple[nbformat.NotebookNode, dict]:
         for number, data in enumerate(figures(nb)):
-            figure = data.pop(PLOTLY)
-            config = {**figure.get("config", {}), **style.CONFIG}
-            drawn = javascript([figure["data"], figure["layout"], config])
-            name = f"figure-{number}"
+            figure, name = drawn(data.pop(PLOTLY)), f"figure-{number}"
             data.clear()
             data["text/html"] = (
-                f'<div id="{name}" class="plotly-figure"></div><script>duoviz("{name}", {drawn})</script>'
+                f'<div id="{name}" class="plotly-figure"></div><script>duoviz("{name}", {figure})</script>'
             )
         return nb, resources
 
@@ -137,7 +152,7 @@ _SWITCH = """<label><input type="checkbox" id="show-code"> show code</label><scr
   box.addEventListener("change", () => localStorage.setItem(kept, box.checked ? "yes" : "no")); }
 </script>"""
 """Code is hidden until it is asked for; what was asked for on one page holds for all."""
-_HEAD = """
+FIGURES = """
 <script src="plotly.min.js"></script>
 <script>
 function duoviz(id, [data, layout, config]) {
@@ -152,10 +167,17 @@ function duoviz(id, [data, layout, config]) {
 }
 </script>
 <style>
+.plotly-figure { min-height: 320px; min-width: 640px; } /* on a narrow screen a figure scrolls; squeezed it cannot be read */
+</style>
+"""
+"""What a page needs in its head to draw figures by `duoviz(id, [data, layout, config])`, in light and dark."""
+_HEAD = (
+    f"{FIGURES}"
+    """
+<style>
 :root { color-scheme: light dark; }
 body.jp-Notebook, body { max-width: 1100px; margin: 0 auto; }
 .jp-OutputArea-output { overflow-x: auto; }
-.plotly-figure { min-height: 320px; min-width: 640px; } /* on a narrow screen a figure scrolls; squeezed it cannot be read */
 nav.report { display: flex; flex-wrap: wrap; gap: .3rem 1.5rem; font: 15px/1.5 system-ui, sans-serif;
   padding: .8rem 10px; border-bottom: 1px solid #8885; }
 nav.report a { color: #0a66b0; text-decoration: none; }
@@ -179,3 +201,4 @@ body:not(:has(#show-code:checked)) .jp-CodeCell .jp-Cell-inputWrapper { display:
 }
 </style>
 """
+)

@@ -20,7 +20,7 @@ from .. import corpus, places
 from ..model import DuoConfig, configuration, read_tokenizer
 from ..oracle import AUTO_EXHAUSTIVE
 from ..study import Study
-from .index import index, thumbnail
+from .index import index, story
 from .page import Page, html, without_widgets
 
 NOTEBOOKS = places.SHIPPED / "notebooks"
@@ -240,7 +240,7 @@ def _page(path: Path, out: Path, parameters: dict[str, Any], links: Mapping[str,
     title, question = _heading(path)
     shown = {**_parameters(path), **parameters}
     seconds = time.monotonic() - began
-    return Page(path.stem, title, question, seconds, "; ".join(errors), shown, thumbnail(notebook))
+    return Page(path.stem, title, question, seconds, "; ".join(errors), shown, story(notebook))
 
 
 def _run(path: Path, executed: Path, parameters: dict[str, Any]) -> str:
