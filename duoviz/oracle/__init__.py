@@ -3,6 +3,7 @@
 from .allocation import sequence_mean
 from .cost import estimate, estimate_curve
 from .execute import Keep
+from .flips import flips
 from .landscapes import additivity, landscape, landscapes, predict, retraced
 from .methods import AUTO_EXHAUSTIVE
 from .null import luck
@@ -27,6 +28,7 @@ __all__ = [
     "estimate",
     "estimate_curve",
     "fixed",
+    "flips",
     "landscape",
     "landscapes",
     "luck",

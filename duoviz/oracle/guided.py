@@ -38,12 +38,12 @@ def guided(
     committed = way.context == "committed"
     copies = len(spaces_at[0]) if committed else 1
     branches = branches_in(lm, np.tile(tokens.ids, (copies, 1)), way.context, way.setting)
-    losses = _Losses(branches, columns(lm, tokens, objectives), objectives)
+    losses = Losses(branches, columns(lm, tokens, objectives), objectives)
     seqs, positions = (np.tile(each, copies) for each in tokens.scored.nonzero())
     copy = np.arange(copies).repeat(int(tokens.scored.sum()))
     for step in range(tokens.scored.shape[1]) if committed else [None]:
         now = slice(None) if step is None else positions == step
-        asked = _Questions(copy[now], seqs[now], positions[now], len(tokens), copies)
+        asked = Questions(copy[now], seqs[now], positions[now], len(tokens), copies)
         watch = part_of(way.setting.watch, step or 0, tokens.scored.shape[1] if committed else 1)
         best.tried += _search(losses, asked, spaces_at, way, best, watch)
         if step is not None:
@@ -54,7 +54,7 @@ def guided(
 
 
 @dataclass(frozen=True)
-class _Questions:
+class Questions:
     """Positions of texts of which there may be several copies; ascending by copy, text and position.
 
     Attributes:
@@ -70,7 +70,7 @@ class _Questions:
     number: int
 
 
-class _Losses:
+class Losses:
     """Losses of routes that are each at their own text and position.
 
     Args:
@@ -85,7 +85,7 @@ class _Losses:
 
     @torch.no_grad()
     def __call__(
-        self, asked: _Questions, rows: Int64[np.ndarray, " row"], routes: Int8[np.ndarray, "row layer"]
+        self, asked: Questions, rows: Int64[np.ndarray, " row"], routes: Int8[np.ndarray, "row layer"]
     ) -> Float32[np.ndarray, "row column"]:
         """Every column's loss of each route, for the questions in these rows."""
         head, made = self.branches.lm.head, []
@@ -101,8 +101,8 @@ class _Losses:
 
 
 def _search(
-    losses: _Losses,
-    asked: _Questions,
+    losses: Losses,
+    asked: Questions,
     spaces_at: Sequence[Sequence[Space]],
     way: Way,
     best: Best,
