@@ -18,6 +18,12 @@ def router(
     skip: Annotated[float, typer.Option(help="Share of skipped layers asked for.")] = 0.0,
     small: Annotated[float | None, typer.Option(help="Share of small layers; what is left if not given.")] = None,
     tokens: Annotated[int, typer.Option(help="Training tokens.")] = 1_000_000,
+    kind: Annotated[str, typer.Option(help="budget (the paper's), straight-through, policy or distil.")] = "budget",
+    units: Annotated[int, typer.Option(help="Of a hidden layer in each router; 0 for a linear one.")] = 0,
+    objective: Annotated[
+        str, typer.Option(help="What distil learns from: expected (no label is seen) or nll.")
+    ] = "expected",
+    learning_rate: Annotated[float, typer.Option(help="Of the router.")] = 3e-3,
     sources: Sources = "python-prose,python-code",
     model: Model = str(SHIPPED),
     seed: Seed = 0,
@@ -28,7 +34,10 @@ def router(
     from ..routes import rest
 
     mixture = routers.Mixture(big=big, small=rest(big, skip) if small is None else small, skip=skip)
-    made, log = study.train_router(model, out, mixture=mixture, tokens=tokens, sources=sources.split(","), seed=seed)
+    ways = {"kind": kind, "units": units, "objective": objective, "learning_rate": learning_rate}
+    made, log = study.train_router(
+        model, out, mixture=mixture, tokens=tokens, sources=sources.split(","), seed=seed, **ways
+    )
     print(log.iloc[[0, -1]].to_string(index=False))
     print(json.dumps({"asked": made.facts["mixture"], "realised on calibration text": made.facts["calibrated"]}))
     print(f"the router is in {out}")

@@ -203,10 +203,8 @@ class DuoLayer(nn.Module):
         """Only what later tokens attend to: the layer's forward as far as its keys and values are in the cache."""
         lean = {}
         for name, part in self._modules.items():
-            width = getattr(
-                getattr(part, "q_proj", None), "out_features", None
-            )  # whatever has no width makes its queries
-            if width is not None:
+            width = getattr(getattr(part, "q_proj", None), "out_features", None)
+            if width is not None:  # whatever has no width makes its queries
                 lean[name] = with_children(part, {"q_proj": _NoQuery(width)})
         with holding(ATTENTION, KEYS_ONLY), suppress(_Written):
             with_children(self, lean).dense_forward(hidden_states, *args, **kwargs)
@@ -299,8 +297,8 @@ class LearnedRoutes:
     """A router chooses: a soft mixture while it trains, the best choice when it is used.
 
     Args:
-        router: a module whose `logits(layer, x)` are float `[*token, choice]`, one column per entry of its `choices`,
-            and whose `beta` sharpens them.
+        router: a module whose `logits(layer, x)` are float `[*token, choice]`, one column per entry of its `choices`; its
+            `choose(logits)` says which is taken, its `weights(logits)` how the outputs are mixed.
         skip_scope: `"ffn"` or `"block"`.
         soft: mix the outputs by probability instead of choosing.
     """
@@ -308,6 +306,7 @@ class LearnedRoutes:
     def __init__(self, router: Any, *, skip_scope: str, soft: bool) -> None:
         self.router, self.skip_scope, self.soft = router, skip_scope, soft
         self.logits: dict[int, Tensor] = {}
+        self.chosen: dict[int, Tensor] = {}
         self._skipped: Tensor | None = None
         self._mixed: Tensor | None = None
         self._factor = 1.0
@@ -316,10 +315,10 @@ class LearnedRoutes:
         logits = self.router.logits(layer, x)
         self.logits[layer] = logits
         if not self.soft:
-            choices = self.router.choose(logits)
+            self.chosen[layer] = choices = self.router.choose(logits)
             self._skipped = choices == SKIP
             return ffn.dispatch(x, choices)
-        share = dict(zip(self.router.choices, (self.router.beta * logits).softmax(-1).to(x.dtype).unbind(-1)))
+        share = dict(zip(self.router.choices, self.router.weights(logits).to(x.dtype).unbind(-1)))
         mixed = torch.zeros_like(x)
         if BIG in share:
             mixed = mixed + share[BIG][..., None] * ffn.big(x)
@@ -330,6 +329,8 @@ class LearnedRoutes:
 
     def at_layer_end(self, layer: int, before: Tensor, after: Tensor) -> Tensor:
         self.logits[layer] = self.logits[layer].reshape(*before.shape[:-1], -1)  # some families flatten the tokens
+        if layer in self.chosen:
+            self.chosen[layer] = self.chosen[layer].reshape(before.shape[:-1])
         if self.skip_scope == "ffn" or self._skipped is None:
             return after
         skipped = self._skipped.reshape(*before.shape[:-1], 1)
@@ -344,5 +345,5 @@ class LearnedRoutes:
         return torch.stack([self.logits[layer] for layer in sorted(self.logits)], dim=-2)
 
     def taken(self) -> Int[Tensor, "batch token layer"]:
-        """The best choices, once all layers have run."""
-        return self.router.choose(self.stacked_logits())
+        """The choices, once all layers have run."""
+        return torch.stack([self.chosen[layer] for layer in sorted(self.chosen)], dim=-1)

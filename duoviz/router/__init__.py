@@ -1,20 +1,29 @@
-"""Stage 3: a learned router.
+"""Stage 3: learned routers of several kinds, with one interface.
 
-One linear layer per transformer layer maps the FFN's input to logits h over the choices; `softmax(beta * h)` weighs the
-outputs of the modules while the router trains, beta rises, and at evaluation the largest logit decides.
+One small network per transformer layer (a linear map, or one with a hidden layer) maps the FFN's input to logits h over the
+choices; at evaluation the largest decides, after offsets that meet the budget. Kinds differ in how the networks are trained:
+
+| kind | learns from | the budget is held by |
+|---|---|---|
+| `budget` | the loss of a soft mixture, `softmax(beta * h)` of the modules' outputs, with beta rising (the paper's) | a loss |
+| `straight-through` | the loss of drawn choices, with the gradient of their probabilities | a loss and multipliers |
+| `policy` | how much better drawn routes are than other draws on the same text | the same |
+| `distil` | what each choice of a layer would lose along the router's own routes (`oracle.flips`) | offsets alone |
 
 Paper: arXiv 2410.10846, section 2, stage 3. Differs: the printed `(e^h / tau) / sum(e^h / tau)` cancels tau, so beta
 multiplies h; the budget loss is written for one position and described per sequence, and is taken per sequence here; the
 backbone, on which the paper is silent, is frozen unless asked otherwise.
 """
 
+from .budget import budget_loss
 from .calibration import calibrate, realised
 from .files import BUDGETS, load, save, standard, trained
 from .linear import Mixture, Router
-from .training import Stage3, budget_loss, train
+from .training import KINDS, Stage3, train
 
 __all__ = [
     "BUDGETS",
+    "KINDS",
     "Mixture",
     "Router",
     "Stage3",

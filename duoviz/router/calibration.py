@@ -46,7 +46,7 @@ def calibrate(router: Router, lm: LanguageModel, tokens: Tokens | np.ndarray, *,
     router.offset.zero_()
     for _ in range(rounds if len(asked) > 2 else 1):
         for index in range(1, len(asked)):
-            _bisect(router.offset, index, lambda: misses()[index], near=near)  # noqa: B023 - called at once
+            bisect(router.offset, index, lambda: misses()[index], near=near)  # noqa: B023 - called at once
         if best[0] <= near:
             break
     router.offset.copy_(best[1])
@@ -54,7 +54,7 @@ def calibrate(router: Router, lm: LanguageModel, tokens: Tokens | np.ndarray, *,
     return router
 
 
-def _bisect(offset: Tensor, index: int, miss: Callable[[], float], *, near: float) -> None:
+def bisect(offset: Tensor, index: int, miss: Callable[[], float], *, near: float) -> None:
     """Move one offset to where its choice's share, which rises with it, is met: `miss()` is realised minus asked."""
     centre, width = float(offset[index]), 1.0
 

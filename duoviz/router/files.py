@@ -48,13 +48,13 @@ def save(router: Router, folder: Path | str) -> None:
     """Write `router.safetensors` and, with how it was made and what it realises, `router.json`."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    layers, _, hidden = router.weight.shape
     facts = {
         **router.facts,
         "mixture": asdict(router.mixture),
         "choices": router.mixture.letters,
-        "layers": layers,
-        "hidden": hidden,
+        "layers": router.layers,
+        "hidden": router.hidden,
+        "units": router.units,
         "beta": float(router.beta),
         "offset": router.offset.tolist(),
     }
@@ -77,8 +77,9 @@ def load(folder: Path | str) -> Router:
     try:
         facts = json.loads((folder / "router.json").read_text())
         state = load_file(folder / "router.safetensors")
-        layers, _, hidden = state["weight"].shape
-        router = Router(layers, hidden, Mixture(**facts["mixture"]))
+        units = state["inner"].shape[1] if "inner" in state else 0
+        layers, _, hidden = state["inner" if units else "weight"].shape
+        router = Router(layers, hidden, Mixture(**facts["mixture"]), units=units)
         router.load_state_dict(state)
         made = {"choices": router.mixture.letters, "layers": layers, "hidden": hidden}
         if wrong := {name: facts[name] for name in made if facts.get(name, made[name]) != made[name]}:

@@ -1,4 +1,4 @@
-"""What a router is: the mixture it is made for, one linear layer per transformer layer, the routes it takes.
+"""What a router is: the mixture it is made for, one small network per transformer layer, the routes it takes.
 
 Paper: arXiv 2410.10846, section 2, stage 3.
 """
@@ -67,30 +67,39 @@ class Mixture:
 
 
 class Router(nn.Module):
-    """A linear router for every layer.
+    """A linear router for every layer, or one with a hidden layer.
 
     Args:
         layers: transformer layers.
         hidden: width of the FFN's input.
         mixture: the budget; its choices are the columns of the logits.
+        units: of the hidden layer; 0 for none.
         seed: of the initial weights.
 
     Attributes:
         beta: sharpness of the soft mixture; a buffer that training raises.
         offset: float32 `[choice]`, added to the logits before the best is taken: `calibrate` sets it so that a budget is
             met exactly; zero before.
+        drawn: where choices are sampled from, with the probabilities `softmax(beta * logits)`, while some kinds train; None
+            where the largest logit decides.
         facts: how it was made; written beside the weights.
     """
 
     beta: Tensor
     offset: Tensor
 
-    def __init__(self, layers: int, hidden: int, mixture: Mixture, *, seed: int = 0) -> None:
+    drawn: torch.Generator | None = None
+
+    def __init__(self, layers: int, hidden: int, mixture: Mixture, *, units: int = 0, seed: int = 0) -> None:
         super().__init__()
         draw = torch.Generator().manual_seed(seed)
         choices = len(mixture.choices)
         self.mixture, self.choices = mixture, mixture.choices
-        self.weight = nn.Parameter(torch.randn(layers, choices, hidden, generator=draw) * 0.02)
+        self.layers, self.hidden, self.units = layers, hidden, units
+        if units:
+            self.inner = nn.Parameter(torch.randn(layers, units, hidden, generator=draw) * hidden**-0.5)
+            self.inner_bias = nn.Parameter(torch.zeros(layers, units))
+        self.weight = nn.Parameter(torch.randn(layers, choices, units or hidden, generator=draw) * 0.02)
         self.bias = nn.Parameter(torch.zeros(layers, choices))
         self.register_buffer("beta", torch.tensor(1.0))
         self.register_buffer("offset", torch.zeros(choices))
@@ -98,11 +107,30 @@ class Router(nn.Module):
 
     def logits(self, layer: int, x: Float[Tensor, "*token hidden"]) -> Float[Tensor, "*token choice"]:
         """Logits of one layer, float32, before `beta` and `offset`."""
-        return nn.functional.linear(x.float(), self.weight[layer], self.bias[layer])
+        x = x.float()
+        if self.units:
+            x = nn.functional.gelu(nn.functional.linear(x, self.inner[layer], self.inner_bias[layer]))
+        return nn.functional.linear(x, self.weight[layer], self.bias[layer])
 
     def choose(self, logits: Float[Tensor, "*any choice"]) -> Int[Tensor, "*any"]:
-        """The choice with the largest logit, `offset` added."""
+        """The choice with the largest logit, `offset` added; or one that is drawn."""
+        if self.drawn is not None:
+            logits = self._noisy(logits)
         return torch.tensor(self.choices, device=logits.device)[(logits + self.offset).argmax(-1)]
+
+    def weights(self, logits: Float[Tensor, "*any choice"]) -> Float[Tensor, "*any choice"]:
+        """Shares with which the modules' outputs are mixed in training: the probabilities; or, where choices are drawn, 1 for the
+        one that is drawn, with the gradient of the probabilities."""
+        if self.drawn is None:
+            return (self.beta * logits).softmax(-1)
+        soft = self._noisy(logits).softmax(-1)
+        hard = nn.functional.one_hot(soft.argmax(-1), soft.shape[-1]).to(soft.dtype)
+        return hard + soft - soft.detach()
+
+    def _noisy(self, logits: Float[Tensor, "*any choice"]) -> Float[Tensor, "*any choice"]:
+        """Sharpened logits with Gumbel noise: the largest is a draw from their softmax."""
+        uniform = torch.rand(logits.shape, generator=self.drawn).clamp_(min=1e-9)
+        return self.beta * logits - (-uniform.log()).log().to(logits.device)
 
     @torch.no_grad()
     def run(
@@ -143,10 +171,9 @@ class Router(nn.Module):
         Raises:
             ValueError: another shape, a choice that the model does not have, or a router made for another model.
         """
-        layers, _, hidden = self.weight.shape
-        if (layers, hidden) != (lm.layers, lm.model.config.hidden_size):
+        if (self.layers, self.hidden) != (lm.layers, lm.model.config.hidden_size):
             raise ValueError(
-                f"a router for {layers} layers of width {hidden}: the model has {lm.layers} of"
+                f"a router for {self.layers} layers of width {self.hidden}: the model has {lm.layers} of"
                 f" {lm.model.config.hidden_size}; it belongs to another model"
             )
         if missing := sorted(set(self.mixture.letters) - set(lm.choices)):

@@ -1,6 +1,6 @@
-"""How a router is trained: cross-entropy of the soft mixture and a budget loss.
+"""How a router is trained: a loop over rows of text that is the same for every kind, but for its loss.
 
-Paper: arXiv 2410.10846, section 2, stage 3.
+Paper: arXiv 2410.10846, section 2, stage 3, for the kind `budget`.
 """
 
 from __future__ import annotations
@@ -14,13 +14,22 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Integer
-from torch import Tensor
+from jaxtyping import Integer
 
 from .. import progress
 from ..model import Checkpoint, LanguageModel
+from ..oracle import Objective
 from ..records import above_zero, whole
+from . import budget, distil, policy, straight_through
 from .linear import NAMES, Mixture, Router
+
+KINDS = {
+    "budget": budget.loss,
+    "straight-through": straight_through.loss,
+    "policy": policy.loss,
+    "distil": distil.loss,
+}
+"""The loss of one step by the kind of router: of the model, the router, token ids and the plan, with the log so far."""
 
 
 @dataclass(frozen=True)
@@ -29,55 +38,57 @@ class Stage3:
 
     Attributes:
         mixture: the budget.
+        kind: `budget`, `straight-through`, `policy` or `distil`; each is a file of this package.
+        units: of a hidden layer in every router; 0 for a linear one.
         tokens: training tokens.
         rows: sequences of a step.
         learning_rate: of AdamW for the router, constant.
-        alpha: weight of the budget loss against the cross-entropy in nats. Measured on a random tiny model, 120 steps, one seed,
-            three mixtures: at 10 the soft share ends up to 0.07 off the budget, at 30 up to 0.008, at 100 no closer, and the
-            cross-entropy is higher the larger it is.
-        beta_start, beta_end: sharpness of the soft mixture, raised geometrically.
+        alpha: weight of the budget loss against the cross-entropy in nats; `distil` has none. Measured on a random tiny model,
+            120 steps, one seed, three mixtures: at 10 the soft share ends up to 0.07 off the budget, at 30 up to 0.008, at 100 no
+            closer, and the cross-entropy is higher the larger it is.
+        beta_start, beta_end: sharpness of the soft mixture, raised geometrically; choices that are drawn keep that of the start.
+        samples: of `policy`: how many routes are drawn for each text, and compared with each other.
+        objective: of `distil`: `expected` (without the label) or `nll`; see `duoviz.oracle.objectives`.
+        epochs: of `distil`: how often each step's losses are learned from.
         train_backbone: also train the model, at a tenth of the learning rate.
         save_every: steps between checkpoints, if there is a folder for them.
         seed: of the initial router.
 
     Raises:
-        ValueError: a number that is not above 0, a negative alpha, or a beta that falls.
+        ValueError: an unknown kind or objective, a number that is not above 0, a negative alpha, a beta that falls, or a model
+            that is to be trained by a kind that has no gradient for it.
     """
 
     mixture: Mixture
+    kind: str = "budget"
+    units: int = 0
     tokens: int = 1_000_000
     rows: int = 8
     learning_rate: float = 3e-3
     alpha: float = 30.0
     beta_start: float = 1.0
     beta_end: float = 10.0
+    samples: int = 4
+    objective: str = "expected"
+    epochs: int = 8
     train_backbone: bool = False
     save_every: int = 100
     seed: int = 0
 
     def __post_init__(self) -> None:
-        whole(tokens=self.tokens, rows=self.rows, save_every=self.save_every)
+        if self.kind not in KINDS:
+            raise ValueError(f"kind {self.kind!r}: allowed are {', '.join(KINDS)}")
+        Objective.of(self.objective)
+        if self.train_backbone and self.kind in ("policy", "distil"):
+            raise ValueError(f"kind {self.kind!r} trains the router alone: it has no gradient for the model")
+        whole(tokens=self.tokens, rows=self.rows, save_every=self.save_every, samples=self.samples, epochs=self.epochs)
+        if self.units < 0 or self.samples < 2:
+            raise ValueError(f"units {self.units}, samples {self.samples}: give 0 units or more, and 2 samples or more")
         above_zero(learning_rate=self.learning_rate, beta_start=self.beta_start, beta_end=self.beta_end)
         if not 0 <= self.alpha < np.inf:
             raise ValueError(f"alpha {self.alpha}: give 0 (no budget) or more")
         if not self.beta_end >= self.beta_start:
             raise ValueError(f"beta from {self.beta_start} to {self.beta_end}: it must not fall")
-
-
-def budget_loss(
-    probabilities: Float[Tensor, "seq token layer choice"], mixture: Mixture
-) -> tuple[Float[Tensor, ""], Float[Tensor, " choice"]]:
-    """Squared distance of a sequence's mean probabilities from the budget, averaged over the batch; and the mean shares.
-
-    With two choices one share says all, and its square alone is taken; with three the squares are summed.
-
-    Paper: arXiv 2410.10846, section 2, stage 3. Differs: per sequence, see `duoviz.router`.
-    """
-    means = probabilities.mean((1, 2))
-    asked = means.new_tensor([mixture.share(choice) for choice in mixture.choices])
-    squares = (means - asked) ** 2
-    per_sequence = squares[:, -1] if len(mixture.choices) == 2 else squares.sum(-1)
-    return per_sequence.mean(), means.mean(0).detach()
 
 
 def train(
@@ -93,7 +104,7 @@ def train(
             nothing is lost before the router is saved.
 
     Returns:
-        The router, and a table: step, tokens, loss_nats, budget_loss, beta and share_<choice> (of the soft mixture).
+        The router, and a table: step, tokens, loss_nats, beta, share_<choice>, and what the kind adds.
 
     Raises:
         ValueError: bad rows, a mixture of choices the model does not have, a checkpoint that is damaged or of another
@@ -101,7 +112,9 @@ def train(
     """
     lm.check(rows[:1])
     lm.check(np.array([[rows.min(), rows.max()]]))  # all ids, without a copy of the rows
-    router = Router(lm.layers, lm.model.config.hidden_size, plan.mixture, seed=plan.seed).to(lm.device).train()
+    router = Router(lm.layers, lm.model.config.hidden_size, plan.mixture, units=plan.units, seed=plan.seed).to(
+        lm.device
+    )
     router.check(lm)
     steps = max(1, plan.tokens // (plan.rows * rows.shape[1]))
     groups: list[dict[str, Any]] = [{"params": list(router.parameters()), "lr": plan.learning_rate}]
@@ -114,8 +127,9 @@ def train(
         log = state.read(optimizer)
         with progress.bar("training the router", begun=len(log) / steps) as watch:
             for step in range(len(log), steps):
-                router.beta.fill_(plan.beta_start * (plan.beta_end / plan.beta_start) ** (step / max(1, steps - 1)))
-                log.append(_step(lm, router, optimizer, rows, plan, step))
+                part = step / max(1, steps - 1) if plan.kind == "budget" else 0.0
+                router.beta.fill_(plan.beta_start * (plan.beta_end / plan.beta_start) ** part)
+                log.append(_step(lm, router, optimizer, rows, plan, log))
                 if (step + 1) % plan.save_every == 0 or step + 1 == steps:
                     state.write(optimizer, log)
                 watch((step + 1) / steps)
@@ -124,25 +138,26 @@ def train(
 
 
 def _step(
-    lm: LanguageModel, router: Router, optimizer: torch.optim.Optimizer, rows: np.ndarray, plan: Stage3, step: int
+    lm: LanguageModel, router: Router, optimizer: torch.optim.Optimizer, rows: np.ndarray, plan: Stage3, log: list
 ) -> dict[str, float | int]:
-    """One optimizer step; its log record."""
+    """One batch of rows; its log record."""
+    step = len(log)
     places = np.arange(step * plan.rows, (step + 1) * plan.rows) % len(rows)
     ids = torch.from_numpy(rows[places].astype(np.int64)).to(lm.device)
-    out = lm.model(ids, labels=ids, duo_router=router, use_cache=False)
-    budget, shares = budget_loss((router.beta * out.router_logits).softmax(-1), plan.mixture)
-    loss = out.loss + plan.alpha * budget
-    if not torch.isfinite(loss).item():
-        raise ValueError(f"the router's loss is {loss.item()} at step {step}: lower the learning rate")
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-    share = dict(zip(router.choices, shares.tolist()))
+    # what is drawn depends on the step alone, so that a training that was cut off goes on as it would have
+    draw = torch.Generator().manual_seed(plan.seed * 1_000_003 + step)
+    record: dict[str, Any] = {}
+    for loss, record in KINDS[plan.kind](lm, router, ids, plan, log, draw):  # noqa: B007 - the last is kept
+        if not torch.isfinite(loss).item():
+            raise ValueError(f"the router's loss is {loss.item()} at step {step}: lower the learning rate")
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    share = dict(zip(router.choices, record.pop("shares")))
     return {
         "step": step + 1,
         "tokens": (step + 1) * ids.numel(),
-        "loss_nats": out.loss.item(),
-        "budget_loss": budget.item(),
+        **record,
         "beta": float(router.beta),
         **{f"share_{name}": share.get(choice, 0.0) for name, choice in NAMES.items()},
     }

@@ -36,8 +36,18 @@ def train_router(
     tokens: int = 1_000_000,
     sources: Sequence[str] = corpus.PYTHON,
     seed: int = 0,
+    **ways: Any,
 ) -> tuple[router.Router, pd.DataFrame]:
     """Train a router, set its thresholds on the calibration texts and save it.
+
+    Args:
+        path: folder or Hub id of the model.
+        out: folder of the router; a training that was cut off goes on from there.
+        mixture: its budget.
+        tokens: training tokens.
+        sources: text.
+        seed: of every draw.
+        **ways: `kind`, `units` and others of `router.Stage3`.
 
     Returns:
         The router, and its training log, which is also saved.
@@ -45,7 +55,7 @@ def train_router(
     Raises:
         ValueError: as `router.train` and `training_rows`; another process is training a router in this folder.
     """
-    here, plan = Study(model=path), router.Stage3(mixture, tokens=tokens, seed=seed)
+    here, plan = Study(model=path), router.Stage3(mixture, tokens=tokens, seed=seed, **ways)
     with store.only_writer(out / "training.lock"), store.room_in(out):
         length = min(training.ROW, here.lm.context)
         rows = training_rows(here.lm.tokenizer, tokens, length=length, sources=sources, seed=seed)

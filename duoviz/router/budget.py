@@ -1,0 +1,51 @@
+"""Kind `budget`: the cross-entropy of a soft mixture of the choices, and the distance of its shares from the budget.
+
+Paper: arXiv 2410.10846, section 2, stage 3. Differs: see `duoviz.router`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..model import LanguageModel
+from .linear import Mixture, Router
+
+if TYPE_CHECKING:
+    from .training import Stage3
+
+
+def loss(
+    lm: LanguageModel, router: Router, ids: Int[Tensor, "row token"], plan: Stage3, log: Sequence, draw: torch.Generator
+) -> Iterator[tuple[Tensor, dict[str, Any]]]:
+    """The loss of a step, and what is logged of it."""
+    out = lm.model(ids, labels=ids, duo_router=router.train(), use_cache=False)
+    found, shares = budget_loss(router.weights(out.router_logits), plan.mixture)
+    yield (
+        out.loss + plan.alpha * found,
+        {
+            "loss_nats": out.loss.item(),
+            "budget_loss": found.item(),
+            "shares": shares.tolist(),
+        },
+    )
+
+
+def budget_loss(
+    probabilities: Float[Tensor, "seq token layer choice"], mixture: Mixture
+) -> tuple[Float[Tensor, ""], Float[Tensor, " choice"]]:
+    """Squared distance of a sequence's mean probabilities from the budget, averaged over the batch; and the mean shares.
+
+    With two choices one share says all, and its square alone is taken; with three the squares are summed.
+
+    Paper: arXiv 2410.10846, section 2, stage 3. Differs: per sequence, see `duoviz.router`.
+    """
+    means = probabilities.mean((1, 2))
+    asked = means.new_tensor([mixture.share(choice) for choice in mixture.choices])
+    squares = (means - asked) ** 2
+    per_sequence = squares[:, -1] if len(mixture.choices) == 2 else squares.sum(-1)
+    return per_sequence.mean(), means.mean(0).detach()

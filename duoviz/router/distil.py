@@ -1,0 +1,89 @@
+"""Kind `distil`: each layer's logits learn what its choices would lose, along the router's own routes.
+
+The losses are those of `oracle.flips`: of a token whose other layers, and all earlier tokens, keep the routes that the router
+takes now, so that it learns in the states that it meets (DAgger, Ross et al., arXiv 1011.0686). Minus the loss in nats is the
+logit, up to what all choices of a token share; the offsets of `calibrate` then buy the largest gains that the budget allows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from .. import oracle
+from ..model import LanguageModel
+from .calibration import bisect
+from .linear import Router
+
+if TYPE_CHECKING:
+    from .training import Stage3
+
+BATCH = 1024
+"""Positions of a gradient step."""
+
+
+def loss(
+    lm: LanguageModel, router: Router, ids: Int[Tensor, "row token"], plan: Stage3, log: Sequence, draw: torch.Generator
+) -> Iterator[tuple[Tensor, dict[str, Any]]]:
+    """The losses of the gradient steps on one batch of texts, and what is logged of them."""
+    inputs = Recorder(router.eval())
+    tokens = ids.cpu().numpy()
+    _meet_budget(router, lm, ids)
+    with torch.no_grad():
+        out = lm.model(ids, labels=ids, duo_router=inputs, use_cache=False)
+        chosen = router.choose(out.router_logits)[:, :-1]
+    losses = oracle.flips(
+        lm, tokens, chosen.to(torch.int8).cpu().numpy(), objectives=(plan.objective,), choices=plan.mixture.letters
+    )[0]
+    gains = torch.from_numpy(losses[..., :1] - losses).to(ids.device).flatten(0, 1)  # [position, layer, choice]
+    x = torch.stack([inputs.seen[layer].reshape(*ids.shape, -1)[:, :-1].flatten(0, 1) for layer in range(lm.layers)])
+    shares = [float((chosen == choice).float().mean()) for choice in router.choices]
+    for _ in range(plan.epochs):
+        for rows in torch.randperm(len(gains), generator=draw).split(BATCH):
+            logits = torch.stack([router.logits(layer, x[layer, rows]) for layer in range(lm.layers)], 1)
+            off = (logits - logits[..., :1] - gains[rows])[..., 1:].square().mean()
+            unexplained = off.item() / max(float(gains[rows][..., 1:].var()), 1e-12)
+            yield off, {"loss_nats": out.loss.item(), "unexplained": unexplained, "shares": shares}
+
+
+@torch.no_grad()
+def _meet_budget(router: Router, lm: LanguageModel, ids: Int[Tensor, "row token"]) -> None:
+    """Set the offsets so that the logits of one pass over this text would meet the budget; later layers then see other inputs, so
+    that the routes meet it nearly."""
+    logits = lm.model(ids, duo_router=router, use_cache=False).router_logits
+    for _ in range(1 if len(router.choices) == 2 else 3):  # where there are two offsets, each moves the other's share
+        for index in range(1, len(router.choices)):
+            choice = router.choices[index]
+            bisect(
+                router.offset,
+                index,
+                lambda: float((router.choose(logits) == choice).float().mean()) - router.mixture.share(choice),  # noqa: B023
+                near=1e-3,
+            )
+
+
+class Recorder(torch.nn.Module):
+    """A router that keeps the inputs of its layers.
+
+    Attributes:
+        seen: by layer.
+    """
+
+    def __init__(self, router: Router) -> None:
+        super().__init__()
+        self.inside, self.choices = router, router.choices
+        self.seen: dict[int, Tensor] = {}
+        self.eval()
+
+    def logits(self, layer: int, x: Float[Tensor, "*token hidden"]) -> Float[Tensor, "*token choice"]:
+        """The router's own."""
+        self.seen[layer] = x.detach().float()
+        return self.inside.logits(layer, x)
+
+    def choose(self, logits: Float[Tensor, "*any choice"]) -> Int[Tensor, "*any"]:
+        """The router's own."""
+        return self.inside.choose(logits)
