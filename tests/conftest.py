@@ -63,6 +63,41 @@ def tiny_model(*, layers=4, hidden=32, heads=4, kv_heads=2, vocab=61, context=48
     return model.LanguageModel(made)
 
 
+@pytest.fixture(scope="session")
+def planted():
+    """Two layers; tokens 0 and 1 follow each other. After a 0 only the big FFN of layer 0 knows what comes, after a 1 only that
+    of layer 1; small FFNs know nothing, and attention adds nothing."""
+    lm = tiny_model(layers=2, vocab=8)
+    model = lm.model
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.zero_()
+        width = model.config.hidden_size
+        model.get_input_embeddings().weight[:2, :2] = torch.eye(2)
+        model.lm_head.weight = torch.nn.Parameter(torch.zeros_like(model.lm_head.weight))  # not that of the embeddings
+        model.lm_head.weight[:2, 2:4] = torch.eye(2)
+        for number, layer in enumerate(model.decoder_layers):
+            ffn = layer.duo_ffn
+            ffn.gate_proj.weight[0, number] = ffn.up_proj.weight[0, number] = 1.0
+            ffn.down_proj.weight[3 - number, 0] = 1.0 / width**0.5
+    return lm
+
+
+@pytest.fixture(scope="session")
+def planted_rows():
+    return np.stack([(np.arange(16) + start) % 2 for start in (0, 1) * 8]).astype(np.int64)
+
+
+def planted_plan(kind, mixture=None, **changes):
+    """How a router of a kind is trained to find the planted rule."""
+    from duoviz.router import Mixture, Stage3
+
+    steps = 10 if kind == "distil" else 150
+    ways = {"tokens": 16 * 16 * steps, "rows": 16, "learning_rate": 0.03, "alpha": 3.0}
+    return Stage3(mixture or Mixture(0.5, 0.5), kind=kind, **(ways | changes))
+
+
 _MIXED_WINDOWS = ["sliding_attention", "full_attention", "sliding_attention"]
 SHAPES = {
     "llama": {"num_key_value_heads": 2},

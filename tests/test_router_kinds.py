@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import tiny_model
+from conftest import planted_plan, tiny_model
 
 from duoviz import router
 from duoviz.router import KINDS, Mixture, Stage3, training
@@ -13,66 +13,36 @@ from duoviz.routes import BIG, SMALL
 SHARES = Mixture(0.5, 0.5)
 
 
-@pytest.fixture(scope="module")
-def planted():
-    """Two layers; tokens 0 and 1 follow each other. After a 0 only the big FFN of layer 0 knows what comes, after a 1 only that
-    of layer 1; small FFNs know nothing, and attention adds nothing."""
-    lm = tiny_model(layers=2, vocab=8)
-    model = lm.model
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                parameter.zero_()
-        width = model.config.hidden_size
-        model.get_input_embeddings().weight[:2, :2] = torch.eye(2)
-        model.lm_head.weight = torch.nn.Parameter(torch.zeros_like(model.lm_head.weight))  # not that of the embeddings
-        model.lm_head.weight[:2, 2:4] = torch.eye(2)
-        for number, layer in enumerate(model.decoder_layers):
-            ffn = layer.duo_ffn
-            ffn.gate_proj.weight[0, number] = ffn.up_proj.weight[0, number] = 1.0
-            ffn.down_proj.weight[3 - number, 0] = 1.0 / width**0.5
-    return lm
-
-
-@pytest.fixture(scope="module")
-def rows():
-    return np.stack([(np.arange(16) + start) % 2 for start in (0, 1) * 8]).astype(np.int64)
-
-
 RIGHT = {0: [BIG, SMALL], 1: [SMALL, BIG]}
 
 
-def plan(kind, mixture=SHARES, **changes):
-    steps = 10 if kind == "distil" else 150
-    ways = {"tokens": 16 * 16 * steps, "rows": 16, "learning_rate": 0.03, "alpha": 3.0}
-    return Stage3(mixture, kind=kind, **(ways | changes))
-
-
-def test_only_the_planted_rule_knows_what_comes(planted, rows):
-    best = np.array([RIGHT[token] for token in rows[:, :-1].ravel()], np.int8).reshape(16, 15, 2)
-    assert planted.score(rows, best).mean() < 0.05
-    assert planted.score(rows, best[..., ::-1]).mean() == pytest.approx(np.log(8), abs=1e-3)  # eight tokens, all alike
-    assert planted.score(rows, "BS").mean() == pytest.approx(np.log(8) / 2, abs=0.05)
+def test_only_the_planted_rule_knows_what_comes(planted, planted_rows):
+    best = np.array([RIGHT[token] for token in planted_rows[:, :-1].ravel()], np.int8).reshape(16, 15, 2)
+    assert planted.score(planted_rows, best).mean() < 0.05
+    assert planted.score(planted_rows, best[..., ::-1]).mean() == pytest.approx(
+        np.log(8), abs=1e-3
+    )  # eight tokens, all alike
+    assert planted.score(planted_rows, "BS").mean() == pytest.approx(np.log(8) / 2, abs=0.05)
 
 
 @pytest.mark.parametrize("units", [0, 8])
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_finds_the_planted_rule_and_is_saved_whole(kind, units, planted, rows, tmp_path):
-    made, log = router.train(planted, rows, plan(kind, units=units))
-    router.calibrate(made, planted, rows)
-    routes, losses = made.run(planted, rows)
-    np.testing.assert_array_equal(routes, [[RIGHT[token] for token in text] for text in rows[:, :-1]])
+def test_every_kind_finds_the_planted_rule_and_is_saved_whole(kind, units, planted, planted_rows, tmp_path):
+    made, log = router.train(planted, planted_rows, planted_plan(kind, units=units))
+    router.calibrate(made, planted, planted_rows)
+    routes, losses = made.run(planted, planted_rows)
+    np.testing.assert_array_equal(routes, [[RIGHT[token] for token in text] for text in planted_rows[:, :-1]])
     assert losses.mean() < 0.05
     assert log["share_big"].iloc[-1] == pytest.approx(0.5, abs=0.02)
     router.save(made, tmp_path)
     read = router.load(tmp_path)
     assert (read.units, read.facts["kind"]) == (units, kind)
-    np.testing.assert_array_equal(read.routes(planted, rows), routes)
+    np.testing.assert_array_equal(read.routes(planted, planted_rows), routes)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_meets_a_mixture_of_three_and_resumes_bit_equal(kind, ids, tmp_path, monkeypatch):
-    asked = plan(kind, Mixture(0.5, 0.3, 0.2), tokens=12 * 3 * 6, rows=3, save_every=2, epochs=2, units=3)
+    asked = planted_plan(kind, Mixture(0.5, 0.3, 0.2), tokens=12 * 3 * 6, rows=3, save_every=2, epochs=2, units=3)
     whole, log = router.train(tiny_model(), ids, asked)
     assert log[["share_big", "share_small", "share_skip"]].sum(axis=1).to_numpy() == pytest.approx(1, abs=1e-5)
     step = training._step
@@ -92,10 +62,43 @@ def test_every_kind_meets_a_mixture_of_three_and_resumes_bit_equal(kind, ids, tm
         assert torch.equal(resumed.state_dict()[name], tensor), name
 
 
-def test_multipliers_hold_the_budget_where_the_loss_pulls_away_from_it(planted, rows):
+@pytest.mark.parametrize("kind", ["budget", "distil"])
+def test_controls_find_a_rule_of_tokens_or_not_as_they_should(kind, planted, planted_rows, tmp_path):
+    """The planted rule is one of tokens; of positions only where all texts begin alike."""
+    for reads, texts, finds in (
+        ("token", planted_rows, True),
+        ("position", planted_rows, False),
+        ("position", planted_rows[::2], True),
+    ):
+        made, _ = router.train(planted, texts, planted_plan(kind, reads=reads, units=16, tokens=16 * 16 * 150))
+        router.calibrate(made, planted, texts)
+        assert (made.losses(planted, texts).mean() < 0.3) == finds, (reads, len(texts))
+        assert finds or made.losses(planted, texts).mean() > 0.7
+        router.save(made, tmp_path)
+        np.testing.assert_array_equal(router.load(tmp_path).routes(planted, texts), made.routes(planted, texts))
+
+
+@pytest.mark.parametrize("reads", router.READS)
+def test_what_a_router_reads_is_the_same_with_a_cache_and_one_token_at_a_time(reads, ids):
+    lm = tiny_model()
+    made = router.Router(4, 32, SHARES, reads=reads).eval()
+    with torch.no_grad():
+        made.weight.mul_(50)
+    x = torch.from_numpy(ids)
+    whole = lm.model(x, duo_router=made, use_cache=False)
+    first = lm.model(x[:, :5], duo_router=made, use_cache=True)
+    rest = lm.model(x[:, 5:], duo_router=made, past_key_values=first.past_key_values, use_cache=True)
+    torch.testing.assert_close(torch.cat([first.logits, rest.logits], 1), whole.logits, atol=1e-4, rtol=1e-4)
+    embedded = lm.model(inputs_embeds=lm.model.get_input_embeddings()(x), duo_router=made, use_cache=False)
+    torch.testing.assert_close(embedded.logits, whole.logits, atol=1e-4, rtol=1e-4)
+
+
+def test_multipliers_hold_the_budget_where_the_loss_pulls_away_from_it(planted, planted_rows):
     """A quarter of big layers is half of what the planted rule needs."""
     for kind in ("straight-through", "policy"):
-        _, log = router.train(planted, rows, plan(kind, Mixture(0.25, 0.75), tokens=16 * 16 * 300, alpha=30.0))
+        _, log = router.train(
+            planted, planted_rows, planted_plan(kind, Mixture(0.25, 0.75), tokens=16 * 16 * 300, alpha=30.0)
+        )
         assert log["share_big"].tail(50).mean() == pytest.approx(0.25, abs=0.02), kind
         assert log["multiplier_big"].iloc[-1] > 0, kind
         assert log["loss_nats"].tail(50).mean() < 1.3, kind  # half of the tokens go where they should: 1.05
@@ -124,6 +127,7 @@ def test_plans_that_make_no_sense_are_refused():
         ({"kind": "distil", "train_backbone": True}, "trains the router alone"),
         ({"samples": 1}, "samples 1: give"),
         ({"units": -1}, "units -1"),
+        ({"reads": "mind"}, "reads 'mind': allowed are ffn, token, position"),
         ({"kind": "distil", "objective": "best"}, "objective 'best': allowed are"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -20,6 +20,7 @@ def router(
     tokens: Annotated[int, typer.Option(help="Training tokens.")] = 1_000_000,
     kind: Annotated[str, typer.Option(help="budget (the paper's), straight-through, policy or distil.")] = "budget",
     units: Annotated[int, typer.Option(help="Of a hidden layer in each router; 0 for a linear one.")] = 0,
+    reads: Annotated[str, typer.Option(help="ffn (its input); or, as controls, token or position alone.")] = "ffn",
     objective: Annotated[
         str, typer.Option(help="What distil learns from: expected (no label is seen) or nll.")
     ] = "expected",
@@ -34,7 +35,7 @@ def router(
     from ..routes import rest
 
     mixture = routers.Mixture(big=big, small=rest(big, skip) if small is None else small, skip=skip)
-    ways = {"kind": kind, "units": units, "objective": objective, "learning_rate": learning_rate}
+    ways = {"kind": kind, "units": units, "reads": reads, "objective": objective, "learning_rate": learning_rate}
     made, log = study.train_router(
         model, out, mixture=mixture, tokens=tokens, sources=sources.split(","), seed=seed, **ways
     )

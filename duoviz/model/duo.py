@@ -165,7 +165,8 @@ class DuoCausalLM(RoutedGeneration, PreTrainedModel if TYPE_CHECKING else nn.Mod
                     "a router that trains under reentrant checkpointing would get a wrong gradient:"
                     " activation_checkpointing_enable({'use_reentrant': False})"
                 )
-            return LearnedRoutes(router, skip_scope=self.skip_scope, soft=router.training)
+            given = router.given(self, tokens, begun) if hasattr(router, "given") else None
+            return LearnedRoutes(router, skip_scope=self.skip_scope, soft=router.training, given=given)
         if policy is None and routes is None:
             return None
         if policy is not None:

@@ -18,12 +18,13 @@ backbone, on which the paper is silent, is frozen unless asked otherwise.
 from .budget import budget_loss
 from .calibration import calibrate, realised
 from .files import BUDGETS, load, save, standard, trained
-from .linear import Mixture, Router
+from .linear import READS, Mixture, Router
 from .training import KINDS, Stage3, train
 
 __all__ = [
     "BUDGETS",
     "KINDS",
+    "READS",
     "Mixture",
     "Router",
     "Stage3",

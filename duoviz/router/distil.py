@@ -75,7 +75,7 @@ class Recorder(torch.nn.Module):
 
     def __init__(self, router: Router) -> None:
         super().__init__()
-        self.inside, self.choices = router, router.choices
+        self.inside, self.choices, self.given = router, router.choices, router.given
         self.seen: dict[int, Tensor] = {}
         self.eval()
 

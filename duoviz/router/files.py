@@ -55,6 +55,7 @@ def save(router: Router, folder: Path | str) -> None:
         "layers": router.layers,
         "hidden": router.hidden,
         "units": router.units,
+        "reads": router.reads,
         "beta": float(router.beta),
         "offset": router.offset.tolist(),
     }
@@ -79,7 +80,7 @@ def load(folder: Path | str) -> Router:
         state = load_file(folder / "router.safetensors")
         units = state["inner"].shape[1] if "inner" in state else 0
         layers, _, hidden = state["inner" if units else "weight"].shape
-        router = Router(layers, hidden, Mixture(**facts["mixture"]), units=units)
+        router = Router(layers, hidden, Mixture(**facts["mixture"]), units=units, reads=facts.get("reads", "ffn"))
         router.load_state_dict(state)
         made = {"choices": router.mixture.letters, "layers": layers, "hidden": hidden}
         if wrong := {name: facts[name] for name in made if facts.get(name, made[name]) != made[name]}:

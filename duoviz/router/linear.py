@@ -17,6 +17,8 @@ from ..model import LanguageModel
 from ..records import Tokens
 from ..routes import BIG, LETTERS, SKIP, SMALL
 
+READS = ("ffn", "token", "position")
+"""What a router can read."""
 NAMES = {"big": BIG, "small": SMALL, "skip": SKIP}
 """The names of the choices, as in columns and files."""
 
@@ -74,6 +76,8 @@ class Router(nn.Module):
         hidden: width of the FFN's input.
         mixture: the budget; its choices are the columns of the logits.
         units: of the hidden layer; 0 for none.
+        reads: `ffn`, the FFN's input; or, as controls that know less, `token`, the token's embedding, which is the same wherever
+            it stands, or `position`, waves of its place in the text.
         seed: of the initial weights.
 
     Attributes:
@@ -90,12 +94,14 @@ class Router(nn.Module):
 
     drawn: torch.Generator | None = None
 
-    def __init__(self, layers: int, hidden: int, mixture: Mixture, *, units: int = 0, seed: int = 0) -> None:
+    def __init__(
+        self, layers: int, hidden: int, mixture: Mixture, *, units: int = 0, reads: str = "ffn", seed: int = 0
+    ) -> None:
         super().__init__()
         draw = torch.Generator().manual_seed(seed)
         choices = len(mixture.choices)
         self.mixture, self.choices = mixture, mixture.choices
-        self.layers, self.hidden, self.units = layers, hidden, units
+        self.layers, self.hidden, self.units, self.reads = layers, hidden, units, reads
         if units:
             self.inner = nn.Parameter(torch.randn(layers, units, hidden, generator=draw) * hidden**-0.5)
             self.inner_bias = nn.Parameter(torch.zeros(layers, units))
@@ -111,6 +117,25 @@ class Router(nn.Module):
         if self.units:
             x = nn.functional.gelu(nn.functional.linear(x, self.inner[layer], self.inner_bias[layer]))
         return nn.functional.linear(x, self.weight[layer], self.bias[layer])
+
+    def given(self, model: Any, tokens: Tensor, begun: int) -> Float[Tensor, "batch token hidden"] | None:
+        """What a control reads of the tokens of a forward pass, ids or embeddings; None for a router that reads the FFN's input.
+
+        Args:
+            model: of transformers.
+            tokens: `[batch, token]` ids or `[batch, token, hidden]` embeddings.
+            begun: tokens before them, in a cache.
+        """
+        if self.reads == "token":
+            read = tokens if tokens.ndim == 3 else model.get_input_embeddings()(tokens)
+            return nn.functional.normalize(read.detach().float(), dim=-1) * self.hidden**0.5
+        if self.reads == "position":
+            places = torch.arange(begun, begun + tokens.shape[1], device=tokens.device).float()
+            # wavelengths from 2 pi to about 10,000, as of the first transformer (arXiv 1706.03762, section 3.5)
+            angles = places[:, None] * 10_000.0 ** -torch.linspace(0, 1, (self.hidden + 1) // 2, device=tokens.device)
+            waves = torch.cat([angles.sin(), angles.cos()], -1)[:, : self.hidden]
+            return waves.expand(len(tokens), -1, -1)
+        return None
 
     def choose(self, logits: Float[Tensor, "*any choice"]) -> Int[Tensor, "*any"]:
         """The choice with the largest logit, `offset` added; or one that is drawn."""

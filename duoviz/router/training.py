@@ -21,7 +21,7 @@ from ..model import Checkpoint, LanguageModel
 from ..oracle import Objective
 from ..records import above_zero, whole
 from . import budget, distil, policy, straight_through
-from .linear import NAMES, Mixture, Router
+from .linear import NAMES, READS, Mixture, Router
 
 KINDS = {
     "budget": budget.loss,
@@ -39,7 +39,7 @@ class Stage3:
     Attributes:
         mixture: the budget.
         kind: `budget`, `straight-through`, `policy` or `distil`; each is a file of this package.
-        units: of a hidden layer in every router; 0 for a linear one.
+        units, reads: as of `Router`.
         tokens: training tokens.
         rows: sequences of a step.
         learning_rate: of AdamW for the router, constant.
@@ -62,6 +62,7 @@ class Stage3:
     mixture: Mixture
     kind: str = "budget"
     units: int = 0
+    reads: str = "ffn"
     tokens: int = 1_000_000
     rows: int = 8
     learning_rate: float = 3e-3
@@ -79,6 +80,8 @@ class Stage3:
         if self.kind not in KINDS:
             raise ValueError(f"kind {self.kind!r}: allowed are {', '.join(KINDS)}")
         Objective.of(self.objective)
+        if self.reads not in READS:
+            raise ValueError(f"reads {self.reads!r}: allowed are {', '.join(READS)}")
         if self.train_backbone and self.kind in ("policy", "distil"):
             raise ValueError(f"kind {self.kind!r} trains the router alone: it has no gradient for the model")
         whole(tokens=self.tokens, rows=self.rows, save_every=self.save_every, samples=self.samples, epochs=self.epochs)
@@ -112,9 +115,9 @@ def train(
     """
     lm.check(rows[:1])
     lm.check(np.array([[rows.min(), rows.max()]]))  # all ids, without a copy of the rows
-    router = Router(lm.layers, lm.model.config.hidden_size, plan.mixture, units=plan.units, seed=plan.seed).to(
-        lm.device
-    )
+    router = Router(
+        lm.layers, lm.model.config.hidden_size, plan.mixture, units=plan.units, reads=plan.reads, seed=plan.seed
+    ).to(lm.device)
     router.check(lm)
     steps = max(1, plan.tokens // (plan.rows * rows.shape[1]))
     groups: list[dict[str, Any]] = [{"params": list(router.parameters()), "lr": plan.learning_rate}]

@@ -1,0 +1,110 @@
+"""One judge for every kind of router: its gain over the best fixed route at the budget it realises, and its controls'."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Int8
+
+from .. import metrics
+from ..model import LanguageModel, forward_flops, undisturbed
+from ..records import Curve, Tokens
+from ..router import Router
+from ..routes import BIG
+
+CONTROLS = ("", "shuffled")
+"""The router itself, and its own routes dealt out to other tokens: what it knows of the layers alone, and not of the tokens."""
+
+
+@undisturbed
+def routers(
+    lm: LanguageModel,
+    texts: Sequence[Tokens],
+    made: Mapping[str, Router],
+    *,
+    known: Mapping[str, Mapping[str, Curve]],
+    controls: Sequence[str] = CONTROLS,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """A row for every source, router and control.
+
+    Columns: source, router, control (empty for the router itself), kind, units, trained_tokens, parameters; asked_big and
+    realised_big (mean big layers), mflop (a token's, the router's own included); loss_nats, over_fixed_nats (paired by position,
+    at the realised budget) and, where the curves are known, gap_closed and label_free_gap_closed, each with `_low` and `_high`
+    (95 %, over documents; NaN where the gap itself may be 0); positions, documents.
+
+    Args:
+        lm: the model.
+        texts: one for each source.
+        made: routers by name; calibrated, so that they meet their budgets.
+        known: by source, the curve `fixed`, and `oracle` and `label-free` if there are any.
+        controls: of `CONTROLS`.
+        seed: of the shuffling.
+
+    Raises:
+        ValueError: a source without its fixed routes, an unknown control, a router of another model.
+    """
+    if unknown := set(controls) - set(CONTROLS):
+        raise ValueError(f"controls {sorted(unknown)}: allowed are {', '.join(map(repr, CONTROLS))}")
+    if missing := [tokens.source for tokens in texts if "fixed" not in known.get(tokens.source, {})]:
+        raise ValueError(f"sources {missing} come without a curve 'fixed': gains are taken over the best fixed route")
+    rows = []
+    for tokens in texts:
+        for name, router in made.items():
+            for control, routes, loss in _runs(lm, tokens, router, controls, seed):
+                row = {"source": tokens.source, "router": name, "control": control, **_about(router, lm)}
+                rows.append(row | _judged(lm, tokens, routes, loss, router, known[tokens.source]))
+    return pd.DataFrame(rows)
+
+
+def _runs(
+    lm: LanguageModel, tokens: Tokens, router: Router, controls: Sequence[str], seed: int
+) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Routes and losses of the router and of its controls."""
+    routes, loss = router.run(lm, tokens)
+    if "" in controls:
+        yield "", routes, loss
+    if "shuffled" in controls:
+        mixed, scored = routes.copy(), tokens.scored
+        mixed[scored] = routes[scored][np.random.default_rng(seed).permutation(int(scored.sum()))]
+        yield "shuffled", mixed, lm.score(tokens, mixed)
+
+
+def _about(router: Router, lm: LanguageModel) -> dict[str, Any]:
+    """What a router is."""
+    return {
+        "kind": router.facts.get("kind", "budget"),
+        "units": router.units,
+        "trained_tokens": router.facts.get("tokens"),
+        "parameters": sum(one.numel() for one in router.parameters()),
+        "asked_big": router.mixture.big * lm.layers,
+    }
+
+
+def _judged(
+    lm: LanguageModel,
+    tokens: Tokens,
+    routes: Int8[np.ndarray, "seq position layer"],
+    loss: np.ndarray,
+    router: Router,
+    known: Mapping[str, Curve],
+) -> dict[str, Any]:
+    """The numbers of one run."""
+    real = metrics.share(routes, BIG) * lm.layers
+    at = {name: metrics.at_budget(curve.budgets, curve.loss_nats, real) for name, curve in known.items()}
+    found = {
+        "loss_nats": metrics.mean_interval(loss, tokens.documents),
+        "over_fixed_nats": metrics.difference_interval(at["fixed"], loss, tokens.documents),
+    }
+    for name, column in (("oracle", "gap_closed"), ("label-free", "label_free_gap_closed")):
+        if name in at:
+            found[column] = metrics.gap_interval(loss, at["fixed"], at[name], tokens.documents)
+    whole = np.where(routes < 0, BIG, routes)
+    flops = forward_flops(lm.model, whole) / whole[..., 0].size + 2 * sum(one.numel() for one in router.parameters())
+    row: dict[str, Any] = {"realised_big": real, "mflop": flops / 1e6}
+    for column, interval in found.items():
+        row |= interval.columns(column)
+    return row | {"positions": found["loss_nats"].positions, "documents": found["loss_nats"].documents}

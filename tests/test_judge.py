@@ -1,0 +1,64 @@
+"""The judge of routers, on a toy model with a planted rule (see `conftest.planted`)."""
+
+import numpy as np
+import pytest
+from conftest import planted_plan
+
+from duoviz import evaluation, metrics, oracle, router
+from duoviz.model import forward_flops
+from duoviz.records import Curve, Tokens
+
+
+@pytest.fixture(scope="module")
+def judged(planted, planted_rows):
+    tokens = Tokens.of(planted_rows)
+    made, _ = router.train(planted, planted_rows, planted_plan("distil"))
+    router.calibrate(made, planted, tokens)
+    best = oracle.by_budget(planted, tokens, context="reference:big")
+    routes = np.stack(
+        [np.broadcast_to(np.array(one, np.int8), (*tokens.scored.shape, 2)) for one in ([1, 1], [2, 1], [2, 2])]
+    )
+    losses = np.stack([planted.score(tokens, one[0, 0]) for one in routes])
+    known = {
+        tokens.source: {
+            "fixed": Curve("fixed", "own", np.arange(3), losses, routes),
+            "oracle": best,
+            "label-free": best,
+        }
+    }
+    return evaluation.routers(planted, [tokens], {"found": made}, known=known), tokens, made, known
+
+
+def test_a_router_that_knows_the_rule_closes_the_gap_and_its_shuffled_routes_do_not(judged):
+    table, *_ = judged
+    own, shuffled = (table[table["control"] == name].iloc[0] for name in evaluation.CONTROLS)
+    assert own["realised_big"] == own["asked_big"] == 1
+    assert own["over_fixed_nats"] == pytest.approx(np.log(8) / 2, abs=0.06)
+    assert own["gap_closed"] == own["label_free_gap_closed"] == pytest.approx(1, abs=0.01)
+    assert own["over_fixed_nats_low"] > 0.5
+    assert shuffled["realised_big"] == 1  # the same routes, for other tokens
+    assert abs(shuffled["over_fixed_nats"]) < 0.25
+    assert (own["kind"], own["units"], own["trained_tokens"]) == ("distil", 0, 2560)
+
+
+def test_the_judge_counts_what_it_says(judged, planted):
+    table, tokens, made, known = judged
+    own = table.iloc[0]
+    routes, loss = made.run(planted, tokens)
+    at = metrics.at_budget(
+        known[tokens.source]["fixed"].budgets, known[tokens.source]["fixed"].loss_nats, own["realised_big"]
+    )
+    want = metrics.difference_interval(at, loss, tokens.documents)
+    assert (own["over_fixed_nats"], own["over_fixed_nats_high"]) == (want.mean, want.high)
+    weights = sum(one.numel() for one in made.parameters())
+    assert own["parameters"] == weights
+    assert own["mflop"] * 1e6 == pytest.approx(forward_flops(planted.model, routes) / routes[..., 0].size + 2 * weights)
+    assert (own["positions"], own["documents"]) == (tokens.scored.sum(), len(tokens))
+
+
+def test_what_cannot_be_judged_is_refused(judged, planted):
+    _, tokens, made, known = judged
+    with pytest.raises(ValueError, match=r"controls \['lucky'\]: allowed are '', 'shuffled'"):
+        evaluation.routers(planted, [tokens], {"a": made}, known=known, controls=("lucky",))
+    with pytest.raises(ValueError, match="come without a curve 'fixed'"):
+        evaluation.routers(planted, [tokens], {"a": made}, known={})
