@@ -51,8 +51,11 @@ def test_the_judge_counts_what_it_says(judged, planted):
     want = metrics.difference_interval(at, loss, tokens.documents)
     assert (own["over_fixed_nats"], own["over_fixed_nats_high"]) == (want.mean, want.high)
     weights = sum(one.numel() for one in made.parameters())
-    assert own["parameters"] == weights
-    assert own["mflop"] * 1e6 == pytest.approx(forward_flops(planted.model, routes) / routes[..., 0].size + 2 * weights)
+    assert own["parameters"] == weights == 2 * 2 * (32 + 1)
+    assert made.flops(planted.vocab) == 2 * 2 * 2 * 32
+    assert own["mflop"] * 1e6 == pytest.approx(
+        forward_flops(planted.model, routes) / routes[..., 0].size + made.flops(planted.vocab)
+    )
     assert (own["positions"], own["documents"]) == (tokens.scored.sum(), len(tokens))
 
 

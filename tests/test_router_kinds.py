@@ -25,8 +25,11 @@ def test_only_the_planted_rule_knows_what_comes(planted, planted_rows):
     assert planted.score(planted_rows, "BS").mean() == pytest.approx(np.log(8) / 2, abs=0.05)
 
 
+LEARNED = [kind for kind in KINDS if kind != "threshold"]
+
+
 @pytest.mark.parametrize("units", [0, 8])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", LEARNED)
 def test_every_kind_finds_the_planted_rule_and_is_saved_whole(kind, units, planted, planted_rows, tmp_path):
     made, log = router.train(planted, planted_rows, planted_plan(kind, units=units))
     router.calibrate(made, planted, planted_rows)
@@ -40,7 +43,7 @@ def test_every_kind_finds_the_planted_rule_and_is_saved_whole(kind, units, plant
     np.testing.assert_array_equal(read.routes(planted, planted_rows), routes)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", LEARNED)
 def test_every_kind_meets_a_mixture_of_three_and_resumes_bit_equal(kind, ids, tmp_path, monkeypatch):
     asked = planted_plan(kind, Mixture(0.5, 0.3, 0.2), tokens=12 * 3 * 6, rows=3, save_every=2, epochs=2, units=3)
     whole, log = router.train(tiny_model(), ids, asked)
@@ -78,7 +81,7 @@ def test_controls_find_a_rule_of_tokens_or_not_as_they_should(kind, planted, pla
         np.testing.assert_array_equal(router.load(tmp_path).routes(planted, texts), made.routes(planted, texts))
 
 
-@pytest.mark.parametrize("reads", router.READS)
+@pytest.mark.parametrize("reads", [reads for reads in router.READS if reads != "frequency"])
 def test_what_a_router_reads_is_the_same_with_a_cache_and_one_token_at_a_time(reads, ids):
     lm = tiny_model()
     made = router.Router(4, 32, SHARES, reads=reads).eval()
@@ -91,6 +94,43 @@ def test_what_a_router_reads_is_the_same_with_a_cache_and_one_token_at_a_time(re
     torch.testing.assert_close(torch.cat([first.logits, rest.logits], 1), whole.logits, atol=1e-4, rtol=1e-4)
     embedded = lm.model(inputs_embeds=lm.model.get_input_embeddings()(x), duo_router=made, use_cache=False)
     torch.testing.assert_close(embedded.logits, whole.logits, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("reads", router.NUMBERS)
+def test_thresholds_take_the_tokens_with_the_larger_numbers(reads, ids, tmp_path):
+    lm = tiny_model()
+    made, log = router.train(lm, ids, Stage3(Mixture(0.25, 0.75), kind="threshold", reads=reads, rows=3))
+    assert len(log) == 1
+    router.calibrate(made, lm, ids)
+    routes = made.routes(lm, ids)
+    assert (routes == BIG).mean() == pytest.approx(0.25, abs=0.2 if reads == "frequency" else 0.03)  # many are as rare
+    seen = {}
+    hooks = [
+        layer.duo_ffn.register_forward_pre_hook(lambda ffn, args: seen.update({ffn.layer_index: args[0].clone()}))
+        for layer in lm.model.decoder_layers
+    ]
+    x = torch.from_numpy(ids)
+    lm.model(x, duo_router=made)
+    for hook in hooks:
+        hook.remove()
+    embedded = lm.model.get_input_embeddings()(x)
+    for layer in range(4):
+        if reads == "frequency":
+            counts = np.bincount(ids.ravel(), minlength=lm.vocab) + 1
+            numbers = -np.log(counts[ids] / counts.sum())
+        elif reads == "change":
+            numbers = 1 - torch.cosine_similarity(seen[layer], embedded, dim=-1)
+        else:
+            q = lm.model.lm_head(seen[layer]).softmax(-1)
+            numbers = -(q * q.log()).sum(-1)
+        numbers = np.asarray(torch.as_tensor(numbers).detach())[:, :-1]
+        big = routes[..., layer] == BIG
+        assert numbers[big].min(initial=np.inf) >= numbers[~big].max(initial=-np.inf) - 1e-5
+    router.save(made, tmp_path)
+    np.testing.assert_array_equal(router.load(tmp_path).routes(lm, ids), routes)
+    if reads == "frequency":
+        with pytest.raises(ValueError, match="needs input_ids, not inputs_embeds"):
+            lm.model(inputs_embeds=embedded, duo_router=made)
 
 
 def test_multipliers_hold_the_budget_where_the_loss_pulls_away_from_it(planted, planted_rows):
@@ -123,11 +163,12 @@ def test_draws_have_the_probabilities_of_the_logits_and_their_gradient():
 
 def test_plans_that_make_no_sense_are_refused():
     for wrong, message in (
-        ({"kind": "best"}, "kind 'best': allowed are budget, straight-through, policy, distil"),
+        ({"kind": "best"}, "kind 'best': allowed are budget, straight-through, policy, distil, threshold"),
+        ({"kind": "threshold"}, "kind 'threshold' with units 0, reads 'ffn': it has no network"),
         ({"kind": "distil", "train_backbone": True}, "trains the router alone"),
         ({"samples": 1}, "samples 1: give"),
         ({"units": -1}, "units -1"),
-        ({"reads": "mind"}, "reads 'mind': allowed are ffn, token, position"),
+        ({"reads": "mind"}, "reads 'mind': allowed are ffn, token, position, frequency"),
         ({"kind": "distil", "objective": "best"}, "objective 'best': allowed are"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -18,9 +18,14 @@ def router(
     skip: Annotated[float, typer.Option(help="Share of skipped layers asked for.")] = 0.0,
     small: Annotated[float | None, typer.Option(help="Share of small layers; what is left if not given.")] = None,
     tokens: Annotated[int, typer.Option(help="Training tokens.")] = 1_000_000,
-    kind: Annotated[str, typer.Option(help="budget (the paper's), straight-through, policy or distil.")] = "budget",
+    kind: Annotated[
+        str, typer.Option(help="budget (the paper's), straight-through, policy, distil or threshold.")
+    ] = "budget",
     units: Annotated[int, typer.Option(help="Of a hidden layer in each router; 0 for a linear one.")] = 0,
-    reads: Annotated[str, typer.Option(help="ffn (its input); or, as controls, token or position alone.")] = "ffn",
+    reads: Annotated[
+        str,
+        typer.Option(help="ffn (its input); token or position; frequency, change or entropy."),
+    ] = "ffn",
     objective: Annotated[
         str, typer.Option(help="What distil learns from: expected (no label is seen) or nll.")
     ] = "expected",

@@ -103,7 +103,7 @@ def _judged(
         if name in at:
             found[column] = metrics.gap_interval(loss, at["fixed"], at[name], tokens.documents)
     whole = np.where(routes < 0, BIG, routes)
-    flops = forward_flops(lm.model, whole) / whole[..., 0].size + 2 * sum(one.numel() for one in router.parameters())
+    flops = forward_flops(lm.model, whole) / whole[..., 0].size + router.flops(lm.vocab)
     row: dict[str, Any] = {"realised_big": real, "mflop": flops / 1e6}
     for column, interval in found.items():
         row |= interval.columns(column)

@@ -301,10 +301,10 @@ class LearnedRoutes:
             `choose(logits)` says which is taken, its `weights(logits)` how the outputs are mixed.
         skip_scope: `"ffn"` or `"block"`.
         soft: mix the outputs by probability instead of choosing.
-        given: what the router reads instead of the FFN's input; float `[batch, token, hidden]`.
+        given: what the router wants to know of this pass (its own `given`), and is handed back with every layer's input.
     """
 
-    def __init__(self, router: Any, *, skip_scope: str, soft: bool, given: Tensor | None = None) -> None:
+    def __init__(self, router: Any, *, skip_scope: str, soft: bool, given: Any = None) -> None:
         self.router, self.skip_scope, self.soft, self.given = router, skip_scope, soft, given
         self.logits: dict[int, Tensor] = {}
         self.chosen: dict[int, Tensor] = {}
@@ -313,7 +313,7 @@ class LearnedRoutes:
         self._factor = 1.0
 
     def at_ffn(self, ffn: DuoFFN, layer: int, x: Tensor) -> Tensor:
-        logits = self.router.logits(layer, x if self.given is None else self.given.reshape(x.shape))
+        logits = self.router.logits(layer, x) if self.given is None else self.router.logits(layer, x, self.given)
         self.logits[layer] = logits
         if not self.soft:
             self.chosen[layer] = choices = self.router.choose(logits)

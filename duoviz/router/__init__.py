@@ -9,6 +9,7 @@ choices; at evaluation the largest decides, after offsets that meet the budget. 
 | `straight-through` | the loss of drawn choices, with the gradient of their probabilities | a loss and multipliers |
 | `policy` | how much better drawn routes are than other draws on the same text | the same |
 | `distil` | what each choice of a layer would lose along the router's own routes (`oracle.flips`) | offsets alone |
+| `threshold` | nothing: a token's rarity, change or entropy is compared with an offset | the same |
 
 Paper: arXiv 2410.10846, section 2, stage 3. Differs: the printed `(e^h / tau) / sum(e^h / tau)` cancels tau, so beta
 multiplies h; the budget loss is written for one position and described per sequence, and is taken per sequence here; the
@@ -19,11 +20,13 @@ from .budget import budget_loss
 from .calibration import calibrate, realised
 from .files import BUDGETS, load, save, standard, trained
 from .linear import READS, Mixture, Router
+from .threshold import NUMBERS
 from .training import KINDS, Stage3, train
 
 __all__ = [
     "BUDGETS",
     "KINDS",
+    "NUMBERS",
     "READS",
     "Mixture",
     "Router",

@@ -44,7 +44,7 @@ def loss(
     shares = [float((chosen == choice).float().mean()) for choice in router.choices]
     for _ in range(plan.epochs):
         for rows in torch.randperm(len(gains), generator=draw).split(BATCH):
-            logits = torch.stack([router.logits(layer, x[layer, rows]) for layer in range(lm.layers)], 1)
+            logits = torch.stack([router.network(layer, x[layer, rows]) for layer in range(lm.layers)], 1)
             off = (logits - logits[..., :1] - gains[rows])[..., 1:].square().mean()
             unexplained = off.item() / max(float(gains[rows][..., 1:].var()), 1e-12)
             yield off, {"loss_nats": out.loss.item(), "unexplained": unexplained, "shares": shares}
@@ -67,7 +67,7 @@ def _meet_budget(router: Router, lm: LanguageModel, ids: Int[Tensor, "row token"
 
 
 class Recorder(torch.nn.Module):
-    """A router that keeps the inputs of its layers.
+    """A router that keeps what it reads at its layers.
 
     Attributes:
         seen: by layer.
@@ -79,10 +79,12 @@ class Recorder(torch.nn.Module):
         self.seen: dict[int, Tensor] = {}
         self.eval()
 
-    def logits(self, layer: int, x: Float[Tensor, "*token hidden"]) -> Float[Tensor, "*token choice"]:
+    def logits(
+        self, layer: int, x: Float[Tensor, "*token hidden"], given: Any = None
+    ) -> Float[Tensor, "*token choice"]:
         """The router's own."""
-        self.seen[layer] = x.detach().float()
-        return self.inside.logits(layer, x)
+        self.seen[layer] = self.inside.read(x.detach().float(), given)
+        return self.inside.network(layer, self.seen[layer])
 
     def choose(self, logits: Float[Tensor, "*any choice"]) -> Int[Tensor, "*any"]:
         """The router's own."""

@@ -81,6 +81,8 @@ def load(folder: Path | str) -> Router:
         units = state["inner"].shape[1] if "inner" in state else 0
         layers, _, hidden = state["inner" if units else "weight"].shape
         router = Router(layers, hidden, Mixture(**facts["mixture"]), units=units, reads=facts.get("reads", "ffn"))
+        if "surprise" in state:
+            router.surprise = torch.zeros_like(state["surprise"])
         router.load_state_dict(state)
         made = {"choices": router.mixture.letters, "layers": layers, "hidden": hidden}
         if wrong := {name: facts[name] for name in made if facts.get(name, made[name]) != made[name]}:

@@ -17,8 +17,11 @@ from ..model import LanguageModel
 from ..records import Tokens
 from ..routes import BIG, LETTERS, SKIP, SMALL
 
-READS = ("ffn", "token", "position")
-"""What a router can read."""
+READS = ("ffn", "token", "position", "frequency", "change", "entropy")
+"""What a router can read: the FFN's input; or, as controls, the token's embedding or waves of its place in the text; or one
+number, which the kind `threshold` compares with an offset: the surprise of the token by its frequency in the training text, in
+nats; how far the FFN's input has turned from the token's embedding (one less the cosine); the entropy in nats of the prediction
+that the head makes of the FFN's input (the logit lens)."""
 NAMES = {"big": BIG, "small": SMALL, "skip": SKIP}
 """The names of the choices, as in columns and files."""
 
@@ -76,14 +79,14 @@ class Router(nn.Module):
         hidden: width of the FFN's input.
         mixture: the budget; its choices are the columns of the logits.
         units: of the hidden layer; 0 for none.
-        reads: `ffn`, the FFN's input; or, as controls that know less, `token`, the token's embedding, which is the same wherever
-            it stands, or `position`, waves of its place in the text.
+        reads: of `READS`.
         seed: of the initial weights.
 
     Attributes:
         beta: sharpness of the soft mixture; a buffer that training raises.
         offset: float32 `[choice]`, added to the logits before the best is taken: `calibrate` sets it so that a budget is
             met exactly; zero before.
+        surprise: float32 `[vocab]`, what a router that reads frequencies knows of the tokens.
         drawn: where choices are sampled from, with the probabilities `softmax(beta * logits)`, while some kinds train; None
             where the largest logit decides.
         facts: how it was made; written beside the weights.
@@ -91,6 +94,7 @@ class Router(nn.Module):
 
     beta: Tensor
     offset: Tensor
+    surprise: Tensor
 
     drawn: torch.Generator | None = None
 
@@ -107,35 +111,69 @@ class Router(nn.Module):
             self.inner_bias = nn.Parameter(torch.zeros(layers, units))
         self.weight = nn.Parameter(torch.randn(layers, choices, units or hidden, generator=draw) * 0.02)
         self.bias = nn.Parameter(torch.zeros(layers, choices))
+        if reads == "frequency":
+            self.register_buffer("surprise", torch.zeros(0))
         self.register_buffer("beta", torch.tensor(1.0))
         self.register_buffer("offset", torch.zeros(choices))
         self.facts: dict[str, Any] = {}
 
-    def logits(self, layer: int, x: Float[Tensor, "*token hidden"]) -> Float[Tensor, "*token choice"]:
-        """Logits of one layer, float32, before `beta` and `offset`."""
-        x = x.float()
+    def logits(
+        self, layer: int, x: Float[Tensor, "*token hidden"], given: Any = None
+    ) -> Float[Tensor, "*token choice"]:
+        """Logits of one layer, float32, before `beta` and `offset`, from the FFN's input and what `given` made of the pass."""
+        return self.network(layer, self.read(x.float(), given))
+
+    def network(self, layer: int, x: Float[Tensor, "*token hidden"]) -> Float[Tensor, "*token choice"]:
+        """Logits of one layer from what is read."""
         if self.units:
             x = nn.functional.gelu(nn.functional.linear(x, self.inner[layer], self.inner_bias[layer]))
         return nn.functional.linear(x, self.weight[layer], self.bias[layer])
 
-    def given(self, model: Any, tokens: Tensor, begun: int) -> Float[Tensor, "batch token hidden"] | None:
-        """What a control reads of the tokens of a forward pass, ids or embeddings; None for a router that reads the FFN's input.
+    def given(self, model: Any, tokens: Tensor, begun: int) -> Any:
+        """What is needed of a forward pass besides the FFN's inputs: None where they are all that is read.
 
         Args:
             model: of transformers.
             tokens: `[batch, token]` ids or `[batch, token, hidden]` embeddings.
             begun: tokens before them, in a cache.
+
+        Raises:
+            ValueError: embeddings, for a router that reads frequencies of ids.
         """
-        if self.reads == "token":
+        if self.reads == "frequency":
+            if tokens.ndim == 3:
+                raise ValueError("a router that reads the frequency of tokens needs input_ids, not inputs_embeds")
+            return nn.functional.embedding(tokens, self.surprise[:, None])[..., 0]
+        if self.reads in ("token", "change"):
             read = tokens if tokens.ndim == 3 else model.get_input_embeddings()(tokens)
             return nn.functional.normalize(read.detach().float(), dim=-1) * self.hidden**0.5
         if self.reads == "position":
             places = torch.arange(begun, begun + tokens.shape[1], device=tokens.device).float()
-            # wavelengths from 2 pi to about 10,000, as of the first transformer (arXiv 1706.03762, section 3.5)
+            # wavelengths from 2 pi to about 60,000, as of the first transformer (arXiv 1706.03762, section 3.5)
             angles = places[:, None] * 10_000.0 ** -torch.linspace(0, 1, (self.hidden + 1) // 2, device=tokens.device)
             waves = torch.cat([angles.sin(), angles.cos()], -1)[:, : self.hidden]
             return waves.expand(len(tokens), -1, -1)
-        return None
+        return model.get_output_embeddings() if self.reads == "entropy" else None
+
+    def read(self, x: Float[Tensor, "*token hidden"], given: Any) -> Float[Tensor, "*token hidden"]:
+        """What the networks see: a single number stands in the first place, and nothing in the others."""
+        if self.reads == "ffn":
+            return x
+        if self.reads in ("token", "position"):
+            return given.reshape(x.shape)
+        if self.reads == "frequency":
+            number = given.reshape(x.shape[:-1])
+        elif self.reads == "change":
+            number = 1 - nn.functional.cosine_similarity(x, given.reshape(x.shape), dim=-1)
+        else:
+            with torch.no_grad():
+                number = torch.distributions.Categorical(logits=given(x.to(given.weight.dtype)).float()).entropy()
+        return nn.functional.pad(number[..., None], (0, self.hidden - 1))
+
+    def flops(self, vocab: int) -> int:
+        """FLOPs of a token in all layers; multiply-adds count twice."""
+        inside = self.units * (self.hidden + len(self.choices)) if self.units else self.hidden * len(self.choices)
+        return 2 * self.layers * (inside + (self.hidden * vocab if self.reads == "entropy" else 0))
 
     def choose(self, logits: Float[Tensor, "*any choice"]) -> Int[Tensor, "*any"]:
         """The choice with the largest logit, `offset` added; or one that is drawn."""

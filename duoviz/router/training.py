@@ -20,7 +20,7 @@ from .. import progress
 from ..model import Checkpoint, LanguageModel
 from ..oracle import Objective
 from ..records import above_zero, whole
-from . import budget, distil, policy, straight_through
+from . import budget, distil, policy, straight_through, threshold
 from .linear import NAMES, READS, Mixture, Router
 
 KINDS = {
@@ -28,6 +28,7 @@ KINDS = {
     "straight-through": straight_through.loss,
     "policy": policy.loss,
     "distil": distil.loss,
+    "threshold": threshold.loss,
 }
 """The loss of one step by the kind of router: of the model, the router, token ids and the plan, with the log so far."""
 
@@ -38,8 +39,8 @@ class Stage3:
 
     Attributes:
         mixture: the budget.
-        kind: `budget`, `straight-through`, `policy` or `distil`; each is a file of this package.
-        units, reads: as of `Router`.
+        kind: `budget`, `straight-through`, `policy`, `distil` or `threshold`; each is a file of this package.
+        units, reads: as of `Router`; `threshold` has no units, and reads a single number.
         tokens: training tokens.
         rows: sequences of a step.
         learning_rate: of AdamW for the router, constant.
@@ -82,7 +83,12 @@ class Stage3:
         Objective.of(self.objective)
         if self.reads not in READS:
             raise ValueError(f"reads {self.reads!r}: allowed are {', '.join(READS)}")
-        if self.train_backbone and self.kind in ("policy", "distil"):
+        if self.kind == "threshold" and (self.units or self.reads not in threshold.NUMBERS):
+            raise ValueError(
+                f"kind 'threshold' with units {self.units}, reads {self.reads!r}: it has no network, and reads one of"
+                f" {', '.join(threshold.NUMBERS)}"
+            )
+        if self.train_backbone and self.kind in ("policy", "distil", "threshold"):
             raise ValueError(f"kind {self.kind!r} trains the router alone: it has no gradient for the model")
         whole(tokens=self.tokens, rows=self.rows, save_every=self.save_every, samples=self.samples, epochs=self.epochs)
         if self.units < 0 or self.samples < 2:
@@ -119,7 +125,12 @@ def train(
         lm.layers, lm.model.config.hidden_size, plan.mixture, units=plan.units, reads=plan.reads, seed=plan.seed
     ).to(lm.device)
     router.check(lm)
-    steps = max(1, plan.tokens // (plan.rows * rows.shape[1]))
+    if plan.reads == "frequency":
+        counts = torch.from_numpy(np.bincount(rows.ravel(), minlength=lm.vocab)).float()
+        router.surprise = (
+            -((counts + 1) / (counts + 1).sum()).log().to(lm.device)
+        )  # of one more each: none is impossible
+    steps = 1 if plan.kind == "threshold" else max(1, plan.tokens // (plan.rows * rows.shape[1]))
     groups: list[dict[str, Any]] = [{"params": list(router.parameters()), "lr": plan.learning_rate}]
     if plan.train_backbone:
         groups.append({"params": list(lm.model.parameters()), "lr": plan.learning_rate / 10})
