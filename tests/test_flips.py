@@ -39,3 +39,5 @@ def test_flips_are_not_known_where_nothing_is_scored_and_refuse_what_the_model_l
     dense.choices = "-B"
     with pytest.raises(ValueError, match="choices 'SB': this model has only '-B'"):
         oracle.flips(dense, ids, np.full((4,), SKIP))
+    with pytest.raises(ValueError, match=r"candidates \(3, 11, 2, 3\): give \[3, 11, 'candidate', 4\]"):
+        oracle.alternatives(tiny_model(), ids, "BBBB", np.zeros((3, 11, 2, 3), np.int8))

@@ -19,7 +19,7 @@ def router(
     small: Annotated[float | None, typer.Option(help="Share of small layers; what is left if not given.")] = None,
     tokens: Annotated[int, typer.Option(help="Training tokens.")] = 1_000_000,
     kind: Annotated[
-        str, typer.Option(help="budget (the paper's), straight-through, policy, distil or threshold.")
+        str, typer.Option(help="budget (the paper's), straight-through, policy, distil, pairwise or threshold.")
     ] = "budget",
     units: Annotated[int, typer.Option(help="Of a hidden layer in each router; 0 for a linear one.")] = 0,
     reads: Annotated[

@@ -3,7 +3,7 @@
 from .allocation import sequence_mean
 from .cost import estimate, estimate_curve
 from .execute import Keep
-from .flips import flips
+from .flips import alternatives, flips
 from .landscapes import additivity, landscape, landscapes, predict, retraced
 from .methods import AUTO_EXHAUSTIVE
 from .null import luck
@@ -24,6 +24,7 @@ __all__ = [
     "Objective",
     "Setting",
     "additivity",
+    "alternatives",
     "by_budget",
     "estimate",
     "estimate_curve",

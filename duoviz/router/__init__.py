@@ -9,7 +9,8 @@ choices; at evaluation the largest decides, after offsets that meet the budget. 
 | `straight-through` | the loss of drawn choices, with the gradient of their probabilities | a loss and multipliers |
 | `policy` | how much better drawn routes are than other draws on the same text | the same |
 | `distil` | what each choice of a layer would lose along the router's own routes (`oracle.flips`) | offsets alone |
-| `threshold` | nothing: a token's rarity, change or entropy is compared with an offset | the same |
+| `pairwise` | losses of drawn routes, as sums over layers and pairs; it plans whole routes at the first layer | exactly, at every token |
+| `threshold` | nothing: a token's rarity, change or entropy is compared with an offset | offsets alone |
 
 Paper: arXiv 2410.10846, section 2, stage 3. Differs: the printed `(e^h / tau) / sum(e^h / tau)` cancels tau, so beta
 multiplies h; the budget loss is written for one position and described per sequence, and is taken per sequence here; the
@@ -20,6 +21,7 @@ from .budget import budget_loss
 from .calibration import calibrate, realised
 from .files import BUDGETS, load, save, standard, trained
 from .linear import READS, Mixture, Router
+from .pairwise import Pairwise
 from .threshold import NUMBERS
 from .training import KINDS, Stage3, train
 
@@ -29,6 +31,7 @@ __all__ = [
     "NUMBERS",
     "READS",
     "Mixture",
+    "Pairwise",
     "Router",
     "Stage3",
     "budget_loss",

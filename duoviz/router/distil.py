@@ -83,8 +83,9 @@ class Recorder(torch.nn.Module):
         self, layer: int, x: Float[Tensor, "*token hidden"], given: Any = None
     ) -> Float[Tensor, "*token choice"]:
         """The router's own."""
-        self.seen[layer] = self.inside.read(x.detach().float(), given)
-        return self.inside.network(layer, self.seen[layer])
+        read = given["read"] if isinstance(given, dict) else given
+        self.seen[layer] = self.inside.read(x.detach().float(), read)
+        return self.inside.logits(layer, x, *([] if given is None else [given]))
 
     def choose(self, logits: Float[Tensor, "*any choice"]) -> Int[Tensor, "*any"]:
         """The router's own."""

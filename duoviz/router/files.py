@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from ..model import replaced
 from .linear import Mixture, Router
+from .pairwise import CLASSES
 
 BUDGETS = (2, 4, 6, 8, 10)
 MIXTURES = ((0.3, 0.7, 0.0), (0.5, 0.0, 0.5), (0.5, 0.3, 0.2), (0.0, 0.5, 0.5), (0.3, 0.5, 0.2))
@@ -80,7 +81,9 @@ def load(folder: Path | str) -> Router:
         state = load_file(folder / "router.safetensors")
         units = state["inner"].shape[1] if "inner" in state else 0
         layers, _, hidden = state["inner" if units else "weight"].shape
-        router = Router(layers, hidden, Mixture(**facts["mixture"]), units=units, reads=facts.get("reads", "ffn"))
+        kind = CLASSES.get(facts.get("kind", ""), Router)
+        layers = layers if kind is Router else facts["layers"]
+        router = kind(layers, hidden, Mixture(**facts["mixture"]), units=units, reads=facts.get("reads", "ffn"))
         if "surprise" in state:
             router.surprise = torch.zeros_like(state["surprise"])
         router.load_state_dict(state)

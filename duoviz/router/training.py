@@ -20,14 +20,16 @@ from .. import progress
 from ..model import Checkpoint, LanguageModel
 from ..oracle import Objective
 from ..records import above_zero, whole
-from . import budget, distil, policy, straight_through, threshold
+from . import budget, distil, pairwise, policy, straight_through, threshold
 from .linear import NAMES, READS, Mixture, Router
+from .pairwise import CLASSES
 
 KINDS = {
     "budget": budget.loss,
     "straight-through": straight_through.loss,
     "policy": policy.loss,
     "distil": distil.loss,
+    "pairwise": pairwise.loss,
     "threshold": threshold.loss,
 }
 """The loss of one step by the kind of router: of the model, the router, token ids and the plan, with the log so far."""
@@ -39,7 +41,7 @@ class Stage3:
 
     Attributes:
         mixture: the budget.
-        kind: `budget`, `straight-through`, `policy`, `distil` or `threshold`; each is a file of this package.
+        kind: `budget`, `straight-through`, `policy`, `distil`, `pairwise` or `threshold`; each is a file of this package.
         units, reads: as of `Router`; `threshold` has no units, and reads a single number.
         tokens: training tokens.
         rows: sequences of a step.
@@ -48,9 +50,9 @@ class Stage3:
             120 steps, one seed, three mixtures: at 10 the soft share ends up to 0.07 off the budget, at 30 up to 0.008, at 100 no
             closer, and the cross-entropy is higher the larger it is.
         beta_start, beta_end: sharpness of the soft mixture, raised geometrically; choices that are drawn keep that of the start.
-        samples: of `policy`: how many routes are drawn for each text, and compared with each other.
-        objective: of `distil`: `expected` (without the label) or `nll`; see `duoviz.oracle.objectives`.
-        epochs: of `distil`: how often each step's losses are learned from.
+        samples: of `policy`: how many routes are drawn for each text, and compared with each other; of `pairwise`: of each token.
+        objective: of `distil` and `pairwise`: `expected` (without the label) or `nll`; see `duoviz.oracle.objectives`.
+        epochs: of `distil` and `pairwise`: how often each step's losses are learned from.
         train_backbone: also train the model, at a tenth of the learning rate.
         save_every: steps between checkpoints, if there is a folder for them.
         seed: of the initial router.
@@ -88,7 +90,7 @@ class Stage3:
                 f"kind 'threshold' with units {self.units}, reads {self.reads!r}: it has no network, and reads one of"
                 f" {', '.join(threshold.NUMBERS)}"
             )
-        if self.train_backbone and self.kind in ("policy", "distil", "threshold"):
+        if self.train_backbone and self.kind not in ("budget", "straight-through"):
             raise ValueError(f"kind {self.kind!r} trains the router alone: it has no gradient for the model")
         whole(tokens=self.tokens, rows=self.rows, save_every=self.save_every, samples=self.samples, epochs=self.epochs)
         if self.units < 0 or self.samples < 2:
@@ -121,9 +123,8 @@ def train(
     """
     lm.check(rows[:1])
     lm.check(np.array([[rows.min(), rows.max()]]))  # all ids, without a copy of the rows
-    router = Router(
-        lm.layers, lm.model.config.hidden_size, plan.mixture, units=plan.units, reads=plan.reads, seed=plan.seed
-    ).to(lm.device)
+    ways: dict[str, Any] = {"units": plan.units, "reads": plan.reads, "seed": plan.seed}
+    router = CLASSES.get(plan.kind, Router)(lm.layers, lm.model.config.hidden_size, plan.mixture, **ways).to(lm.device)
     router.check(lm)
     if plan.reads == "frequency":
         counts = torch.from_numpy(np.bincount(rows.ravel(), minlength=lm.vocab)).float()
