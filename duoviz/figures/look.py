@@ -171,6 +171,7 @@ def dots(figure: go.Figure, part: pd.DataFrame, names: Sequence[str], *, number:
         y=names,
         name=style.escape(part["source"].iloc[0]),
         mode="markers",
+        orientation="h",  # so that the marks of several sources in one row are drawn beside each other
         marker={"symbol": symbol, "size": 10, "color": colour},
         error_x=errors(part, value, f"{value}_low", f"{value}_high"),
         **place,

@@ -9,7 +9,7 @@ choices; at evaluation the largest decides, after offsets that meet the budget. 
 | `straight-through` | the loss of drawn choices, with the gradient of their probabilities | a loss and multipliers |
 | `policy` | how much better drawn routes are than other draws on the same text | the same |
 | `distil` | what each choice of a layer would lose along the router's own routes (`oracle.flips`) | offsets alone |
-| `pairwise` | losses of drawn routes, as sums over layers and pairs; it plans whole routes at the first layer | exactly, at every token |
+| `pairwise` | losses of drawn routes, as sums over pairs of layers; it plans whole routes at once | exactly |
 | `threshold` | nothing: a token's rarity, change or entropy is compared with an offset | offsets alone |
 
 Paper: arXiv 2410.10846, section 2, stage 3. Differs: the printed `(e^h / tau) / sum(e^h / tau)` cancels tau, so beta

@@ -1,8 +1,8 @@
 """Kind `pairwise`: at the first layer, the whole route of a token, the best by its predicted losses with exactly the budget.
 
-One network predicts, from the input of the first FFN, a term for each layer that is big and one for each pair of them; their sum is
-the loss of a route, up to what all routes of the token share. Landscapes of routes are nearly of that form (notebook 7), so what
-such a router misses is what the first layer does not know.
+One network predicts, from the input of the first FFN, a term for each layer that is big and one for each pair of them; their sum
+is the loss of a route, up to what all routes of the token share. Landscapes of routes are nearly of that form (notebook 7), so
+that such a router misses only what the first layer does not know.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class Pairwise(Router):
             or layers > MOST_LAYERS
         ):
             raise ValueError(
-                f"kind 'pairwise' with {mixture} over {layers} layers: give big and one other choice, a whole number of big layers"
-                f" (big = k / {layers}), and at most {MOST_LAYERS} layers"
+                f"kind 'pairwise' with {mixture} over {layers} layers: give big and one other choice, a whole number of big"
+                f" layers (big = k / {layers}), and at most {MOST_LAYERS} layers"
             )
         draw = torch.Generator().manual_seed(seed)
         terms = layers + layers * (layers - 1) // 2
