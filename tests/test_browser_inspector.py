@@ -124,7 +124,7 @@ def test_a_token_is_clicked_and_moved_from(page, study):
     click_token(page, 20)
     page.wait_for_function("document.querySelector('.duoviz-preview').textContent.startsWith('20 ')")
     loss = study.losses("shipped-prose", "B" * 12)[0, 19]
-    assert float(row(page, "big")[2]) == pytest.approx(loss, abs=6e-4)
+    assert float(row(page, "all big")[2]) == pytest.approx(loss, abs=6e-4)
     page.keyboard.press("ArrowRight")
     page.wait_for_function(f"{SELECTED} === '21'")
     page.keyboard.press("ArrowLeft")
@@ -141,7 +141,7 @@ def test_a_layer_is_clicked_and_the_loss_is_that_of_lm_score(page, study):
     before = button.inner_text()
     button.click()
     page.wait_for_function(f"document.querySelector(\"button[title='layer 4']\").innerText !== '{before}'")
-    route = row(page, "yours")[0].strip()
+    route = row(page, "your route")[0].strip()
     assert route == "BBBB-BBBBBBB"
     routes = np.full((8, 127, 12), 2, np.int8)
     routes[0, 29, 4] = 0
@@ -149,7 +149,7 @@ def test_a_layer_is_clicked_and_the_loss_is_that_of_lm_score(page, study):
     page.wait_for_function(
         f"[...document.querySelectorAll('.jupyter-widgets td')].some(e => e.innerText === '{loss:.3f}')"
     )
-    assert float(row(page, "yours")[3]) == pytest.approx(loss, abs=6e-4)
+    assert float(row(page, "your route")[3]) == pytest.approx(loss, abs=6e-4)
     page.locator("button:text-is('undo')").click()
     page.wait_for_function("document.querySelector(\"button[title='layer 4']\").innerText === 'B'")
     chips(page).focus()
@@ -180,7 +180,7 @@ def test_it_survives_being_scrolled_away_and_run_again(page):
     page.wait_for_timeout(500)
     chips(page).scroll_into_view_if_needed()
     click_token(page, 40)
-    assert float(row(page, "yours")[2]) > 0
+    assert float(row(page, "your route")[2]) > 0
     run_all(page)
     click_token(page, 41)
     assert page.evaluate("document.querySelectorAll('.duoviz-plot .main-svg').length") > 0

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from duoviz import frames, oracle, router, style
-from duoviz.inspector import STATISTICS, Cancelled, Engine, Question
+from duoviz.inspector import STATISTICS, Cancelled, Engine, Question, static
 from duoviz.inspector.background import Background
 from duoviz.inspector.widget import View
 from duoviz.model import LanguageModel
@@ -112,6 +112,26 @@ def test_routes_are_changed_and_changed_back(inspector):
     assert inspector.effect() == pytest.approx(0)
     inspector.undo()
     assert inspector.status == "nothing to undo"
+
+
+def test_the_view_as_python_makes_it_again(inspector, study):
+    inspector.statistic, inspector.budget = "oracle loss" if "oracle loss" in STATISTICS else inspector.statistic, 4
+    inspector.select(document=1, token=9, layer=2)
+    inspector.cycle(3)
+    made = {}
+    exec(inspector.python(), made)
+    again = made["inspector"]
+    for name in ("document", "token", "layer", "budget", "router", "statistic", "question"):
+        assert getattr(again, name) == getattr(inspector, name), name
+    assert again.choices().drop(columns="text_nats").equals(inspector.choices().drop(columns="text_nats"))
+    inspector.analyse(inspector.ask(text="one two three", choices="-B"))
+    exec(inspector.python(), made)
+    assert made["inspector"].question == inspector.question
+
+
+def test_probabilities_have_two_significant_digits():
+    shown = [static.percent(share) for share in (0.000312, 0.0123, 0.254, 0.9961, 1.0, 0.0)]
+    assert shown == ["0.031 %", "1.2 %", "25 %", "99.6 %", "100 %", "0 %"]
 
 
 def test_the_best_single_change_is_the_best(inspector, study):
@@ -356,7 +376,7 @@ def test_every_control_moves_the_state_and_what_is_shown(view):
     control["pin"].click()
     control["budget"].value = 7
     control["against_pin"].value = True
-    assert "less A" in view.chips.meaning
+    assert "difference to A" in view.chips.meaning
     control["unpin"].click()
     assert not control["against_pin"].value
     for context in ("committed", "reference:big"):

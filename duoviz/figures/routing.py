@@ -189,7 +189,7 @@ def route_comparison(
     figure.update_xaxes(**look.token_ticks(labels, places, title="predicted token"), row=3)
     figure.update_yaxes(dtick=3, showgrid=False, zeroline=False, title="layer", fixedrange=True)
     note = f"one text of {len(labels)} positions{'; drag for more' if len(labels) > WINDOW else ''}"
-    return look.finish(figure, title=title, note=note, height=560).update_layout(margin={"b": 110})
+    return look.finish(figure, title=title, note=note, height=500).update_layout(margin={"b": 110})
 
 
 def around(selected: int | None, positions: int) -> list[float]:

@@ -83,6 +83,7 @@ class Engine(Protocol):
     Attributes:
         choices: letters of the choices the model has.
         routers: names of its routers.
+        opened: Python that makes the study it belongs to.
     """
 
     @property
@@ -90,6 +91,9 @@ class Engine(Protocol):
 
     @property
     def routers(self) -> tuple[str, ...]: ...
+
+    @property
+    def opened(self) -> str: ...
 
     def analyse(self, question: Question, watch: Watch) -> Analysis:
         """The answer to a question."""

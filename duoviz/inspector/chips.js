@@ -79,6 +79,7 @@ function render({ model, el }) {
     model.send({ token: within.includes(model.get("selected")) ? next : within.at(-1) });
   });
   box.addEventListener("keydown", (event) => {
+    if (event.key === "?") preview.textContent = model.get("hint");
     if (!(event.key in KEYS) || event.ctrlKey || event.metaKey || event.altKey) return;
     event.preventDefault();
     event.stopPropagation();

@@ -41,7 +41,9 @@ class Chips(anywidget.AnyWidget):
     meaning = Unicode("").tag(sync=True)
     legend: List = List().tag(sync=True)
     selected = Int(-1).tag(sync=True)
-    hint = Unicode("click a token; arrows move, space changes a layer, Escape releases").tag(sync=True)
+    hint = Unicode(
+        "click a token; left and right: the next token; up and down: a layer; space: change it; Escape: release; ?: these keys"
+    ).tag(sync=True)
 
 
 class Library(ipw.Widget):  # type: ignore[misc]

@@ -233,6 +233,28 @@ class Inspector(Reading):
         self._yours[self.document] = routes
         self.edits += 1
 
+    def python(self) -> str:
+        """Calls that make this view again; of your changes, those of the selected token."""
+        question, taken = self.question, self._found.taken(self.budget)[self.document]
+        given = {"budget": self.budget, "context": question.context, "router": self.router, "statistic": self.statistic}
+        lines = [
+            "from duoviz.study import Study",
+            "",
+            f"study = {self.engine.opened}",
+            f"inspector = study.inspector({question.source!r}, {_named(given)})",
+        ]
+        asked = {"text": question.text, "choices": question.choices, "skip_scope": question.skip_scope}
+        if question.text or question.choices != "SB":
+            lines.append(f"inspector.analyse(inspector.ask({_named(asked)}, part={question.part}))")
+        place = {"document": self.document, "token": self.token, "layer": self.layer}
+        lines.append(f"inspector.select({_named({n: value for n, value in place.items() if value is not None})})")
+        if (
+            self.token is not None
+            and (own := self.routes("yours")[self.position]).tolist() != taken[self.position].tolist()
+        ):
+            lines.append(f"inspector.force({routes_.to_text(own)!r})")
+        return "\n".join([*lines, "inspector.widget()"])
+
     def static(self) -> Static:
         """This view without a kernel: text, numbers and routes as HTML, to be kept in a notebook and printed."""
         from .static import Static
@@ -294,3 +316,8 @@ class Inspector(Reading):
         if hasattr(self, "engine"):
             self._check_router(proposal["value"])
         return str(proposal["value"])
+
+
+def _named(given: dict[str, Any]) -> str:
+    """Arguments of a call."""
+    return ", ".join(f"{name}={value!r}" for name, value in given.items())

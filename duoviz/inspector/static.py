@@ -13,8 +13,10 @@ from ..routes import LETTERS
 if TYPE_CHECKING:
     from .state import Inspector
 
-TABLE = 'style="border-collapse:collapse;font:13px sans-serif;margin:.4em 0;color:inherit"'
-CELL = 'style="padding:2px 8px;text-align:left;white-space:nowrap;border-bottom:1px solid rgba(127,127,127,.35)"'
+TABLE = 'style="border-collapse:collapse;font:12px sans-serif;margin:.4em 0;color:inherit"'
+NAMES = {"yours": "your route", "small": "all small", "big": "all big"}
+"""Policies whose name says too little."""
+CELL = 'style="padding:2px 5px;text-align:left;white-space:nowrap;border-bottom:1px solid rgba(127,127,127,.35)"'
 
 
 class Static:
@@ -56,7 +58,7 @@ def meaning(inspector: Inspector) -> tuple[str, str]:
 
 
 def _less(inspector: Inspector) -> str:
-    return ", less A" if inspector.compared else ""
+    return ", difference to A" if inspector.compared else ""
 
 
 def chips(inspector: Inspector) -> str:
@@ -98,41 +100,44 @@ def heading(inspector: Inspector) -> str:
 def route(text: str) -> str:
     """A route's letters on the colours of their choices."""
     cells = "".join(
-        f'<span style="background:{style.CHOICE_COLOURS[LETTERS.index(letter)]};color:#fff;padding:0 3px;'
+        f'<span style="background:{style.CHOICE_COLOURS[LETTERS.index(letter)]};color:#fff;padding:0 2px;'
         f'font-weight:600">{letter}</span>'
         for letter in text
     )
-    return f'<span style="font-family:monospace">{cells}</span>'
+    return f'<span style="font-family:monospace;white-space:nowrap">{cells}</span>'
 
 
 def policies(table: pd.DataFrame) -> str:
     """What each policy chooses for the token and what is predicted then; a table of `frames.policies`."""
     rows = []
     for row in table.itertuples():
-        top = "  ".join(f"{style.token_text(text)} {share:.0%}" for text, share in row.top)
+        first, *_ = likeliest = [f"{style.token_text(text)} {share:.0%}" for text, share in row.top]
         rows.append(
             [
-                style.escape(row.policy),
+                style.escape(NAMES.get(row.policy, row.policy)),
                 route(row.route),
                 f"{row.big}",
                 f"{row.loss_nats:.3f}",
                 f"{row.text_nats:.3f}",
-                f"{row.rank}",
-                f"{row.share:.1%}",
-                f'<span style="font-family:monospace;white-space:normal">{top}</span>',
+                f"{percent(row.share)} ({row.rank}.)",
+                f'<span style="font-family:monospace" title="{"   ".join(likeliest)}">{first}</span>',
             ]
         )
     names = (
         "policy",
         "route",
         "big",
-        "loss (nats)",
-        "whole text so (nats)",
-        "rank",
-        "probability",
-        "likeliest next tokens",
+        "loss<br>(nats)",
+        "if all did<br>this (nats)",
+        "probability<br>(rank)",
+        "likeliest",
     )
     return _table(names, rows)
+
+
+def percent(share: float) -> str:
+    """A probability in per cent, with two significant digits."""
+    return f"{100 * share:.2g} %" if share < 0.995 else f"{100 * share:.3g} %"
 
 
 def best(table: pd.DataFrame) -> str:
@@ -155,4 +160,5 @@ def effect(inspector: Inspector) -> str:
 def _table(names: tuple[str, ...], rows: list[list[str]]) -> str:
     head = "".join(f"<th {CELL}>{name}</th>" for name in names)
     body = "".join("<tr>" + "".join(f"<td {CELL}>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table {TABLE}><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    table = f"<table {TABLE}><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return f'<div style="overflow-x:auto">{table}</div>'

@@ -17,12 +17,16 @@ from ..routes import LETTERS
 from . import static
 from .analysis import Analysis, Question
 from .background import Background, in_turn
+from .layout import laid_out
 from .parts import Box, Chips, Plot
 from .reading import STATISTICS
 from .state import Inspector
 
 CONTEXTS = ("committed", "reference:big", "reference:small")
-SCOPES = ("ffn", "block")
+SCOPES = (("FFN only", "ffn"), ("whole block", "block"))
+"""What a skip leaves out."""
+NAMED = {"SB": "small or big", "-B": "skip or big"}
+"""Choices that are searched, in words."""
 USES = {"use oracle": "oracle", "use router": "router", "all big": "big", "all small": "small"}
 FOLLOWED = ("router", "budget", "statistic", "left", "right", "by", "against_pin")
 """Traits of the inspector that a control of the same name sets."""
@@ -44,7 +48,7 @@ class View:
         self._turn = threading.RLock()
         self.work, self.busy = Background(), False
         self.chips, self.status = Chips(), ipw.HTML()
-        self.token, self.effect, self.best = ipw.HTML(), ipw.HTML(), ipw.HTML()
+        self.token, self.effect, self.best, self.python = ipw.HTML(), ipw.HTML(), ipw.HTML(), ipw.HTML()
         self.progress = ipw.FloatProgress(0, min=0, max=1, layout={"width": "160px", "display": "none"})
         self.controls = self._make_controls()
         self._connect()
@@ -61,17 +65,18 @@ class View:
             (ROUTES | {"drawn", "statistic", "by"}, lambda: self._draw("slices", inspector.slices_figure())),
             (ROUTES | {"drawn", "left", "right"}, lambda: self._draw("usage", inspector.usage_figure())),
         ]
+        self._refreshers.append((set().union(*(names for names, _ in self._refreshers)), self._show_python))
         self._changed = set()
         self.refresh({name for names, _ in self._refreshers for name in names})
         self._changed = None
         self.plots["routes"].on_msg(self._guarded(lambda widget, message, buffers: self._clicked(message)))
         inspector.observe(in_turn(self._turn, self._noticed))
-        self.box = Box(inspector, self._laid_out())
+        self.box = Box(inspector, laid_out(self))
 
     # what is there
 
     def _make_controls(self) -> dict[str, Any]:
-        inspector, wide = self.inspector, {"width": "auto", "max_width": "230px"}
+        inspector, wide = self.inspector, {"width": "auto", "max_width": "190px"}
         narrow = {"description_width": "initial"}
 
         def dropdown(name: str, options: Any, value: Any) -> ipw.Dropdown:
@@ -90,20 +95,20 @@ class View:
             "document": dropdown("text", [question.source], question.source),
             "router": dropdown("router", routers, inspector.router),
             "budget": ipw.IntSlider(
-                inspector.budget, 0, layers, description="budget", style=narrow, layout={"width": "230px"}
+                inspector.budget, 0, layers, description="budget", style=narrow, layout={"width": "200px"}
             ),
             "context": dropdown("context", list(dict.fromkeys([*CONTEXTS, question.context])), question.context),
-            "searched": dropdown("choices", choices, question.choices),
-            "scope": dropdown("skip leaves out", SCOPES, question.skip_scope),
+            "searched": dropdown("choices", [(NAMED[pair], pair) for pair in choices], question.choices),
+            "scope": dropdown("skip", SCOPES, question.skip_scope),
             "statistic": dropdown("colour", list(STATISTICS), inspector.statistic),
-            "most": self._button("largest", inspector.most, "select the token of the largest value"),
+            "most": self._button("go to the largest", inspector.most, "select the token of the largest value"),
             "pin": self._button("pin A", inspector.pin, "keep this view to compare with"),
             "unpin": self._button("unpin", inspector.unpin, "compare with nothing"),
-            "against_pin": ipw.Checkbox(False, description="less A", indent=False, layout={"width": "90px"}),
+            "against_pin": ipw.Checkbox(False, description="difference to A", indent=False, layout={"width": "130px"}),
             "left": dropdown("compare", inspector.panels, inspector.left),
             "right": dropdown("with", inspector.panels, inspector.right),
             "by": dropdown("slices by", frames.BY, inspector.by),
-            "everywhere": ipw.Checkbox(False, description="whole text", indent=False, layout={"width": "110px"}),
+            "everywhere": ipw.Checkbox(False, description="at every token", indent=False, layout={"width": "130px"}),
             "best": self._button("best single change", inspector.best_change, "change the layer that helps most"),
             "undo": self._button("undo", inspector.undo, "take the last change back"),
         }
@@ -134,38 +139,6 @@ class View:
             button.on_click(self._guarded(lambda _, layer=layer: self.inspector.cycle(layer)))
             made.append(button)
         return made
-
-    def _laid_out(self) -> list[ipw.Widget]:
-        control = self.controls
-
-        def row(*names: str) -> ipw.Box:
-            children = [control[name] for name in names]
-            return ipw.Box(children, layout={"flex_flow": "row wrap", "align_items": "center", "width": "100%"})
-
-        layers = ipw.Box(
-            [ipw.Label("your route"), *self.layers], layout={"flex_flow": "row wrap", "align_items": "center"}
-        )
-        half = {"width": "50%", "min_width": "0"}  # in a VBox, whose children are as wide as it is
-        halves = [self.plots["landscape"], ipw.VBox([ipw.HTML("<b>best routes of all</b>"), self.best])]
-        top = row("text", "analyse", "next", "cancel")
-        top.children = (*top.children, self.progress)
-        return [
-            top,
-            row("document", "router", "budget", "context", "searched", "scope"),
-            row("statistic", "most", "pin", "unpin", "against_pin"),
-            self.status,
-            self.chips,
-            self.token,
-            layers,
-            row("use oracle", "use router", "use big", "use small", "best", "undo", "everywhere"),
-            self.effect,
-            ipw.HBox([ipw.VBox([each], layout=half) for each in halves]),
-            row("left", "right"),
-            self.plots["routes"],
-            row("by"),
-            self.plots["slices"],
-            self.plots["usage"],
-        ]
 
     # what happens
 
@@ -335,6 +308,10 @@ class View:
             button.layout.border = (
                 f"2px solid {style.POLICY_COLOURS['user']}" if layer == inspector.layer else "2px solid transparent"
             )
+
+    def _show_python(self) -> None:
+        said = style.escape(self.inspector.python())
+        self.python.value = f'<pre style="white-space:pre-wrap;user-select:all;margin:.6em 0">{said}</pre>'
 
     def _show_status(self) -> None:
         said = self.inspector.status

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from dataclasses import fields
 from functools import partial
 from typing import Any
 
@@ -19,6 +20,8 @@ from ..records import Curve, Landscape, Predictions, Tokens
 from .study import Study
 
 BATCH = 16
+KEPT = ("results", "fresh")
+"""Fields of a study that say where its results lie, not what they are."""
 DRAWN = 4_096
 """Routes that are drawn to stand for a landscape that is not enumerated."""
 
@@ -39,6 +42,13 @@ class Inspection:
     def routers(self) -> tuple[str, ...]:
         """Names of the model's routers."""
         return tuple(self.study.routers())
+
+    @property
+    def opened(self) -> str:
+        """Python that makes the study."""
+        shown = {each.name: getattr(self.study, each.name) for each in fields(self.study) if each.name not in KEPT}
+        given = {each.name: each.default for each in fields(self.study)}
+        return f"Study({', '.join(f'{name}={value!r}' for name, value in shown.items() if value != given[name])})"
 
     def analyse(self, question: Question, watch: Watch) -> Analysis:
         """The policies at every budget; those of a corpus source are looked up where they are stored.

@@ -68,6 +68,7 @@ def _leg(facts: dict[str, Any], name: str) -> dict[str, Any]:
         "optimizer": facts.get("optimizer", "adamw"),
         "split": facts.get("split", "text"),
         "distil": facts.get("distil", 0.0),
+        "bf16": facts.get("bf16", False),
         "conversion": facts.get("conversion"),
         "preset": asdict(Preset(**facts["preset"])),
         **{key: facts[key] for key in kept},
