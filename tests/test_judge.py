@@ -31,13 +31,15 @@ def judged(planted, planted_rows):
 
 def test_a_router_that_knows_the_rule_closes_the_gap_and_its_shuffled_routes_do_not(judged):
     table, *_ = judged
-    own, shuffled = (table[table["control"] == name].iloc[0] for name in evaluation.CONTROLS)
+    own, shuffled, random = (table[table["control"] == name].iloc[0] for name in evaluation.CONTROLS)
     assert own["realised_big"] == own["asked_big"] == 1
     assert own["over_fixed_nats"] == pytest.approx(np.log(8) / 2, abs=0.06)
     assert own["gap_closed"] == own["label_free_gap_closed"] == pytest.approx(1, abs=0.01)
     assert own["over_fixed_nats_low"] > 0.5
     assert shuffled["realised_big"] == 1  # the same routes, for other tokens
     assert abs(shuffled["over_fixed_nats"]) < 0.25
+    assert random["realised_big"] == pytest.approx(1, abs=0.15)
+    assert abs(random["over_fixed_nats"]) < 0.35
     assert (own["kind"], own["units"], own["trained_tokens"]) == ("distil", 0, 2560)
 
 
@@ -61,7 +63,25 @@ def test_the_judge_counts_what_it_says(judged, planted):
 
 def test_what_cannot_be_judged_is_refused(judged, planted):
     _, tokens, made, known = judged
-    with pytest.raises(ValueError, match=r"controls \['lucky'\]: allowed are '', 'shuffled'"):
+    with pytest.raises(ValueError, match=r"controls \['lucky'\]: allowed are '', 'shuffled', 'random'"):
         evaluation.routers(planted, [tokens], {"a": made}, known=known, controls=("lucky",))
     with pytest.raises(ValueError, match="come without a curve 'fixed'"):
         evaluation.routers(planted, [tokens], {"a": made}, known={})
+
+
+def test_budgets_are_met_on_the_text_at_hand_without_a_label(judged, planted):
+    """A router that takes nothing big here, since its offsets were set elsewhere, does as it should once they are set here."""
+    _, tokens, made, known = judged
+    before = made.offset.clone()
+    made.offset[1] -= 1e3
+    try:
+        off, met = (
+            evaluation.routers(planted, [tokens], {"a": made}, known=known, controls=("",), meet=meet).iloc[0]
+            for meet in (False, True)
+        )
+        assert float(made.offset[1]) == pytest.approx(float(before[1]) - 1e3)  # not changed
+    finally:
+        made.offset.copy_(before)
+    assert off["realised_big"] == 0
+    assert met["realised_big"] == pytest.approx(1, abs=0.05)
+    assert met["gap_closed"] == pytest.approx(1, abs=0.01)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,13 +11,14 @@ import pandas as pd
 from jaxtyping import Int8
 
 from .. import metrics
-from ..model import LanguageModel, forward_flops, undisturbed
+from ..model import LanguageModel, RandomPolicy, forward_flops, undisturbed
 from ..records import Curve, Tokens
-from ..router import Router
-from ..routes import BIG
+from ..router import Router, calibrate
+from ..routes import BIG, SKIP, SMALL
 
-CONTROLS = ("", "shuffled")
-"""The router itself, and its own routes dealt out to other tokens: what it knows of the layers alone, and not of the tokens."""
+CONTROLS = ("", "shuffled", "random")
+"""The router itself; its own routes dealt out to other tokens, which tells what it knows of the layers alone, and not of the
+tokens; and choices drawn with the shares that it has, which know nothing."""
 
 
 @undisturbed
@@ -27,6 +29,7 @@ def routers(
     *,
     known: Mapping[str, Mapping[str, Curve]],
     controls: Sequence[str] = CONTROLS,
+    meet: bool = False,
     seed: int = 0,
 ) -> pd.DataFrame:
     """A row for every source, router and control.
@@ -39,10 +42,12 @@ def routers(
     Args:
         lm: the model.
         texts: one for each source.
-        made: routers by name; calibrated, so that they meet their budgets.
+        made: routers by name, calibrated on other text.
         known: by source, the curve `fixed`, and `oracle` and `label-free` if there are any.
         controls: of `CONTROLS`.
-        seed: of the shuffling.
+        meet: first set the offsets of each router anew on these texts, so that it meets its budget on every source: that takes
+            no label, but the whole text before its first token.
+        seed: of what controls draw.
 
     Raises:
         ValueError: a source without its fixed routes, an unknown control, a router of another model.
@@ -54,8 +59,9 @@ def routers(
     rows = []
     for tokens in texts:
         for name, router in made.items():
-            for control, routes, loss in _runs(lm, tokens, router, controls, seed):
-                row = {"source": tokens.source, "router": name, "control": control, **_about(router, lm)}
+            own = calibrate(copy.deepcopy(router), lm, tokens) if meet else router
+            for control, routes, loss in _runs(lm, tokens, own, controls, seed):
+                row = {"source": tokens.source, "router": name, "control": control, **_about(own, lm)}
                 rows.append(row | _judged(lm, tokens, routes, loss, router, known[tokens.source]))
     return pd.DataFrame(rows)
 
@@ -71,6 +77,11 @@ def _runs(
         mixed, scored = routes.copy(), tokens.scored
         mixed[scored] = routes[scored][np.random.default_rng(seed).permutation(int(scored.sum()))]
         yield "shuffled", mixed, lm.score(tokens, mixed)
+    if "random" in controls:
+        big, small, skip = (metrics.share(routes, choice) for choice in (BIG, SMALL, SKIP))
+        drawn = RandomPolicy(big, small, skip, seed).routes(*tokens.scored.shape, lm.layers).numpy()
+        drawn[~tokens.scored] = -1
+        yield "random", drawn, lm.score(tokens, drawn)
 
 
 def _about(router: Router, lm: LanguageModel) -> dict[str, Any]:
