@@ -79,7 +79,8 @@ def _runs(
         yield "shuffled", mixed, lm.score(tokens, mixed)
     if "random" in controls:
         big, small, skip = (metrics.share(routes, choice) for choice in (BIG, SMALL, SKIP))
-        drawn = RandomPolicy(big, small, skip, seed).routes(*tokens.scored.shape, lm.layers).numpy()
+        seqs, positions = tokens.scored.shape
+        drawn = RandomPolicy(big, small, skip, seed).routes(seqs, positions, lm.layers).numpy()
         drawn[~tokens.scored] = -1
         yield "random", drawn, lm.score(tokens, drawn)
 
