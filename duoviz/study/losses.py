@@ -1,0 +1,130 @@
+"""Every route's loss of every position, as files: others can train routers on them without this package.
+
+A folder holds `schema.json`, `routes.parquet` and a part for each document:
+
+| file | rows | columns |
+|---|---|---|
+| `routes.parquet` | a route, in the order of the losses | route (its letters, layer 0 first), big (how many layers are) |
+| `part-00000.parquet` | a position of document 0 | document, position, token_id, target_id, and a column for each objective |
+
+The column of an objective holds a list of float32 in each row: a loss in nats for each route.
+The losses of `nll` are those on the true next token, of `expected` those expected under the prediction of all big, which no
+label is needed for. All are of the context that `schema.json` names: under `reference:big` every earlier token is big.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from .. import oracle, progress, routes
+from .study import Study
+
+OBJECTIVES = ("nll", "expected")
+FORMAT = 1
+
+
+def write(
+    study: Study,
+    source: str,
+    out: Path,
+    *,
+    context: str = "reference:big",
+    objectives: Sequence[str] = OBJECTIVES,
+) -> Path:
+    """Write the losses of all routes at all scored positions of a source; a folder that was begun is finished.
+
+    Args:
+        study: model, texts, and tied layers if any.
+        source: one of its sources.
+        out: the folder.
+        context: `reference:<route>`.
+        objectives: see `duoviz.oracle.objectives`.
+
+    Raises:
+        ValueError: a folder of other texts, another model or format; what `oracle.landscapes` refuses.
+    """
+    tokens, space = study.tokens(source), study.space()
+    schema = {
+        "format": FORMAT,
+        "model": study.model,
+        "fingerprint": study.lm.fingerprint,
+        "source": source,
+        "text": tokens.fingerprint,
+        "documents": len(tokens),
+        "length": int(tokens.ids.shape[1]),
+        "context": context,
+        "routes": str(space),
+        "objectives": list(objectives),
+        "unit": "nats",
+    }
+    path = out / "schema.json"
+    known = json.loads(path.read_text()) if path.is_file() else schema
+    if wrong := {name: (known.get(name), asked) for name, asked in schema.items() if known.get(name) != asked}:
+        raise ValueError(f"{out} holds other losses, (kept, asked) = {wrong}: give another folder")
+    out.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(schema, indent=1) + "\n")
+    every = space.enumerate()
+    table = pd.DataFrame({"route": routes.to_texts(every), "big": (every == routes.BIG).sum(1)})
+    _replace(table, out / "routes.parquet")
+    with progress.bar(f"losses of {len(tokens)} documents") as watch:
+        for number in range(len(tokens)):
+            part = out / f"part-{number:05}.parquet"
+            if not part.is_file():
+                _replace(_part(study, source, number, context, objectives), part)
+            watch((number + 1) / len(tokens))
+    return out
+
+
+def read(folder: Path | str) -> tuple[np.ndarray, pd.DataFrame, dict[str, np.ndarray]]:
+    """The routes int8 `[route, layer]`, a row for each position (document, position, token_id, target_id), and for each objective
+    the losses float32 `[position, route]` in nats.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: a part is missing: the command that writes it was cut off.
+    """
+    folder = Path(folder)
+    schema = json.loads((folder / "schema.json").read_text())
+    parts = [folder / f"part-{number:05}.parquet" for number in range(schema["documents"])]
+    if missing := [part.name for part in parts if not part.is_file()]:
+        raise ValueError(
+            f"{folder} lacks {len(missing)} of {len(parts)} parts, the first {missing[0]}: repeat the command"
+        )
+    table = pd.concat([pd.read_parquet(part) for part in parts], ignore_index=True)
+    losses = {name: np.stack(table.pop(name).to_list()) for name in schema["objectives"]}
+    texts = pd.read_parquet(folder / "routes.parquet")["route"].to_list()
+    return routes.parse(texts, layers=len(texts[0])), table, losses
+
+
+def _part(study: Study, source: str, number: int, context: str, objectives: Sequence[str]) -> pd.DataFrame:
+    """The rows of one document."""
+    tokens = study.tokens(source)[number : number + 1]
+    (positions,) = np.nonzero(tokens.scored[0])
+    ways: dict[str, Any] = {"context": context, "objectives": objectives, "setting": oracle.Setting(quiet=True)}
+    losses = oracle.landscapes(study.lm, tokens, study.space(), positions.tolist(), **ways)
+    return pd.DataFrame(
+        {
+            "document": tokens.documents[0],
+            "position": positions.astype(np.int32),
+            "token_id": tokens.ids[0, positions].astype(np.int32),
+            "target_id": tokens.ids[0, positions + 1].astype(np.int32),
+            **{name: list(losses[place, 0]) for place, name in enumerate(objectives)},
+        }
+    )
+
+
+def _replace(table: pd.DataFrame, path: Path) -> None:
+    """A file that is there whole or not at all."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        table.to_parquet(partial, compression="zstd", index=False)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
