@@ -97,3 +97,15 @@ def test_memory_is_that_of_the_process_alone():
     held = np.ones(2**28)  # 2 GiB
     assert 2e8 < measures._in_own_process("largest_memory", "data/duo-tiny") < 2e9
     assert held.nbytes > 2e9
+
+
+def test_rows_of_one_measure_are_one_row():
+    from duoviz.bench.table import Row, lines
+
+    rows = [Row("a", 1.0, "ms", 2.0, "x"), Row("a", 1.0, "ms", 3.0, "limit: y"), Row("b", 5.0, "s")]
+    rows += [Row("c, median of 9", 10.0, "ms", 0.1, "limit: z"), Row("c, 95 % of 9", 20.0, "ms", 0.2, "limit: z")]
+    assert lines(rows) == [
+        "| a | 1 ms | 2; 3 | x; limit: y |",
+        "| b | 5 s |  |  |",
+        "| c, median (95 %) of 9 | 10 (20) ms | 0.1 (0.2) | limit: z |",
+    ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -39,6 +40,28 @@ def line(row: Row) -> str:
     return f"| {row.measure} | {row.value:.3g} {row.unit} | {ratio} | {row.against} |"
 
 
+def lines(rows: Sequence[Row]) -> list[str]:
+    """Rows of a markdown table; what was set against two sides, or measured as a median and as 95 %, is one row."""
+    made: list[str] = []
+    for row in rows:
+        _, _, shown, beside, other, _ = (cell.strip() for cell in line(row).split("|"))
+        before = made[-1] if made else ""
+        if before.startswith(f"| {row.measure} | {shown} |"):  # the same value against another side
+            _, _, _, ratio, against, _ = (cell.strip() for cell in before.split("|"))
+            made[-1] = f"| {row.measure} | {shown} | {ratio}; {beside} | {against}; {other} |"
+        elif ", 95 % of " in row.measure and before.startswith(
+            f"| {row.measure.replace(', 95 % of ', ', median of ')} |"
+        ):
+            _, measure, value, ratio, against, _ = (cell.strip() for cell in before.split("|"))
+            number, _, unit = value.partition(" ")
+            both = f"{ratio} ({beside})" if ratio else ""
+            value = f"{number} ({row.value:.3g}) {unit}"
+            made[-1] = f"| {measure.replace(', median of ', ', median (95 %) of ')} | {value} | {both} | {against} |"
+        else:
+            made.append(line(row))
+    return made
+
+
 MARK = "<!-- bench -->"
 HEADER = "| measure | value | ratio | against |\n|---|---|---|---|"
 
@@ -71,7 +94,7 @@ def table(path: Path) -> str:
     found = json.loads(path.read_text())
     rows = [Row(**{**row, "ratio": np.nan if row["ratio"] is None else row["ratio"]}) for row in found["rows"]]
     steps = [Step(**step) for step in found.get("steps", [])]
-    return "\n".join([found["machine"], "", HEADER, *map(line, rows), *(["", SAID, "", grid(steps)] if steps else [])])
+    return "\n".join([found["machine"], "", HEADER, *lines(rows), *(["", SAID, "", grid(steps)] if steps else [])])
 
 
 def ship(path: Path, readme: Path) -> None:
