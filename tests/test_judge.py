@@ -5,6 +5,7 @@ import pytest
 from conftest import planted_plan
 
 from duoviz import evaluation, metrics, oracle, router
+from duoviz.evaluation.routers import _runs
 from duoviz.model import forward_flops
 from duoviz.records import Curve, Tokens
 
@@ -41,6 +42,15 @@ def test_a_router_that_knows_the_rule_closes_the_gap_and_its_shuffled_routes_do_
     assert random["realised_big"] == pytest.approx(1, abs=0.15)
     assert abs(random["over_fixed_nats"]) < 0.35
     assert (own["kind"], own["units"], own["trained_tokens"]) == ("distil", 0, 2560)
+
+
+def test_shuffled_routes_are_the_same_routes_at_other_tokens(judged, planted):
+    _, tokens, made, _ = judged
+    (_, own, _), (_, shuffled, loss) = _runs(planted, tokens, made, ("", "shuffled"), 0)
+    assert (own != shuffled).any()
+    for routes in (own, shuffled):
+        np.testing.assert_array_equal(np.unique(routes.reshape(-1, 2), axis=0, return_counts=True)[1], [120, 120])
+    np.testing.assert_array_equal(loss, planted.score(tokens, shuffled))
 
 
 def test_the_judge_counts_what_it_says(judged, planted):

@@ -41,7 +41,7 @@ def forest(table: pd.DataFrame, *, title: str = "What holds?") -> go.Figure:
     )
     units = list(dict.fromkeys(table["unit"]))
     counts = [int((table["unit"] == unit).sum()) for unit in units]
-    figure = look.panels([""] * len(units), rows=len(units), cols=1, row_heights=counts, vertical_spacing=0)
+    figure = look.panels([""] * len(units), rows=len(units), cols=1, vertical_spacing=0)
     gap = 58 / (58 * (len(units) - 1) + ROW * len(table))  # room for an axis below each panel
     bottom = 1.0
     shown: set[str] = set()
