@@ -47,24 +47,7 @@ def forest(table: pd.DataFrame, *, title: str = "What holds?") -> go.Figure:
     shown: set[str] = set()
     for row, unit in enumerate(units, 1):
         part = table[table["unit"] == unit].reset_index(drop=True)
-        for state, group in part.groupby("state", sort=False):
-            kind = str(state).partition(" (")[0]
-            colour, mark = STATES.get(kind, UNSAID)
-            figure.add_scatter(
-                x=group["mean"],
-                y=group.index,
-                error_x=look.errors(group, "mean", "low", "high", colour=colour),
-                mode="markers",
-                marker={"symbol": mark, "size": 10, "color": colour, "line": {"width": 2, "color": colour}},
-                name=kind,
-                legendgroup=kind,
-                showlegend=kind not in shown,
-                text=[_about(one) for one in group.to_dict("records")],
-                hovertemplate="%{text}<extra></extra>",
-                row=row,
-                col=1,
-            )
-            shown.add(kind)
+        _marks(figure, part, row, shown)
         height = (1 - gap * (len(units) - 1)) * counts[row - 1] / len(table)
         figure.update_yaxes(
             tickvals=list(part.index),
@@ -78,16 +61,6 @@ def forest(table: pd.DataFrame, *, title: str = "What holds?") -> go.Figure:
         )
         figure.update_xaxes(title=style.escape(unit), row=row, col=1, zeroline=False)
         figure.add_vline(x=0, line={"color": style.INK, "width": 1.5}, row=row, col=1)
-        for place, line in part.iterrows():
-            figure.add_annotation(
-                x=1.01,
-                xref="x domain" if row == 1 else f"x{row} domain",
-                y=place,
-                yref="y" if row == 1 else f"y{row}",
-                text=f"{line['mean']:.3f} [{line['low']:.3f}, {line['high']:.3f}]",
-                showarrow=False,
-                xanchor="left",
-            )
         bottom -= height + gap
     corrected = f"states after Holm's correction over {len(table)} claims" if len(table) > 1 else "one claim"
     paper = "; ▸ the paper says so" if table["paper"].any() else ""
@@ -98,6 +71,39 @@ def forest(table: pd.DataFrame, *, title: str = "What holds?") -> go.Figure:
     return figure.update_layout(
         margin={"r": 180, "b": 90, "l": 20}, legend=legend, title={"xref": "container", "x": 0.02}
     )
+
+
+def _marks(figure: go.Figure, part: pd.DataFrame, row: int, shown: set[str]) -> None:
+    """The claims of one panel, with their numbers to the right; `shown` are the states that the legend has."""
+    for state, group in part.groupby("state", sort=False):
+        kind = str(state).partition(" (")[0]
+        colour, mark = STATES.get(kind, UNSAID)
+        figure.add_scatter(
+            x=group["mean"],
+            y=group.index,
+            error_x=look.errors(group, "mean", "low", "high", colour=colour),
+            mode="markers",
+            marker={"symbol": mark, "size": 10, "color": colour, "line": {"width": 2, "color": colour}},
+            name=kind,
+            legendgroup=kind,
+            showlegend=kind not in shown,
+            text=[_about(one) for one in group.to_dict("records")],
+            hovertemplate="%{text}<extra></extra>",
+            row=row,
+            col=1,
+        )
+        shown.add(kind)
+    number = str(row) if row > 1 else ""
+    for place, line in part.iterrows():
+        figure.add_annotation(
+            x=1.01,
+            xref=f"x{number} domain",
+            y=place,
+            yref=f"y{number}",
+            text=f"{line['mean']:.3f} [{line['low']:.3f}, {line['high']:.3f}]",
+            showarrow=False,
+            xanchor="left",
+        )
 
 
 def _labels(part: pd.DataFrame) -> list[str]:

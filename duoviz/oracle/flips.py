@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 from jaxtyping import Float32, Int8
@@ -52,8 +53,8 @@ def alternatives(
         wanted = columns(lm, part, goals)
         seqs, positions = part.scored.nonzero()
         asked = Questions(np.zeros_like(seqs), seqs, positions, len(part), 1)
-        losses = Losses(branches, wanted, goals)
-        known = Tried(lambda q, r: losses(asked, q, r), lm.layers, len(wanted.linear) + len(wanted.full))  # noqa: B023
+        score = partial(Losses(branches, wanted, goals), asked)
+        known = Tried(score, lm.layers, len(wanted.linear) + len(wanted.full))
         own = candidates[rows][seqs, positions]
         numbers = np.arange(len(seqs)).repeat(own.shape[1])
         values = known(numbers, own.reshape(-1, lm.layers)).reshape(*own.shape[:2], -1)

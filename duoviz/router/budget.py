@@ -45,7 +45,7 @@ def budget_loss(
     Paper: arXiv 2410.10846, section 2, stage 3. Differs: per sequence, see `duoviz.router`.
     """
     means = probabilities.mean((1, 2))
-    asked = means.new_tensor([mixture.share(choice) for choice in mixture.choices])
+    asked = means.new_tensor(mixture.shares)
     squares = (means - asked) ** 2
     per_sequence = squares[:, -1] if len(mixture.choices) == 2 else squares.sum(-1)
     return per_sequence.mean(), means.mean(0).detach()

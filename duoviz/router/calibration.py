@@ -31,7 +31,7 @@ def calibrate(router: Router, lm: LanguageModel, tokens: Tokens | np.ndarray, *,
     Raises:
         ValueError: as `Router.run`.
     """
-    asked = np.array([router.mixture.share(choice) for choice in router.choices])
+    asked = np.array(router.mixture.shares)
     near = 1 / (lm.check(tokens).scored.sum() * lm.layers)
     best = (np.inf, router.offset)
 

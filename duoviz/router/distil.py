@@ -41,7 +41,7 @@ def loss(
     )[0]
     gains = torch.from_numpy(losses[..., :1] - losses).to(ids.device).flatten(0, 1)  # [position, layer, choice]
     x = torch.stack([inputs.seen[layer].reshape(*ids.shape, -1)[:, :-1].flatten(0, 1) for layer in range(lm.layers)])
-    shares = [float((chosen == choice).float().mean()) for choice in router.choices]
+    shares = router.shares(chosen)
     for _ in range(plan.epochs):
         for rows in torch.randperm(len(gains), generator=draw).split(BATCH):
             logits = torch.stack([router.network(layer, x[layer, rows]) for layer in range(lm.layers)], 1)
@@ -83,9 +83,8 @@ class Recorder(torch.nn.Module):
         self, layer: int, x: Float[Tensor, "*token hidden"], given: Any = None
     ) -> Float[Tensor, "*token choice"]:
         """The router's own."""
-        read = given["read"] if isinstance(given, dict) else given
-        self.seen[layer] = self.inside.read(x.detach().float(), read)
-        return self.inside.logits(layer, x, *([] if given is None else [given]))
+        self.seen[layer] = self.inside.read(x.detach().float(), given)
+        return self.inside.logits(layer, x, given)
 
     def choose(self, logits: Float[Tensor, "*any choice"]) -> Int[Tensor, "*any"]:
         """The router's own."""

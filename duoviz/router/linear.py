@@ -66,6 +66,11 @@ class Mixture:
         """The choices as letters, for example `"SB"`."""
         return "".join(LETTERS[choice] for choice in self.choices)
 
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """The shares of `choices`."""
+        return tuple(self.share(choice) for choice in self.choices)
+
     def share(self, choice: int) -> float:
         """The share of one choice."""
         return (self.skip, self.small, self.big)[choice]
@@ -102,20 +107,24 @@ class Router(nn.Module):
         self, layers: int, hidden: int, mixture: Mixture, *, units: int = 0, reads: str = "ffn", seed: int = 0
     ) -> None:
         super().__init__()
-        draw = torch.Generator().manual_seed(seed)
         choices = len(mixture.choices)
         self.mixture, self.choices = mixture, mixture.choices
         self.layers, self.hidden, self.units, self.reads = layers, hidden, units, reads
-        if units:
-            self.inner = nn.Parameter(torch.randn(layers, units, hidden, generator=draw) * hidden**-0.5)
-            self.inner_bias = nn.Parameter(torch.zeros(layers, units))
-        self.weight = nn.Parameter(torch.randn(layers, choices, units or hidden, generator=draw) * 0.02)
-        self.bias = nn.Parameter(torch.zeros(layers, choices))
+        self._make_networks(layers, choices, seed)
         if reads == "frequency":
             self.register_buffer("surprise", torch.zeros(0))
         self.register_buffer("beta", torch.tensor(1.0))
         self.register_buffer("offset", torch.zeros(choices))
         self.facts: dict[str, Any] = {}
+
+    def _make_networks(self, number: int, outputs: int, seed: int) -> None:
+        """So many networks with so many outputs each."""
+        draw = torch.Generator().manual_seed(seed)
+        if self.units:
+            self.inner = nn.Parameter(torch.randn(number, self.units, self.hidden, generator=draw) * self.hidden**-0.5)
+            self.inner_bias = nn.Parameter(torch.zeros(number, self.units))
+        self.weight = nn.Parameter(torch.randn(number, outputs, self.units or self.hidden, generator=draw) * 0.02)
+        self.bias = nn.Parameter(torch.zeros(number, outputs))
 
     def logits(
         self, layer: int, x: Float[Tensor, "*token hidden"], given: Any = None
@@ -174,6 +183,10 @@ class Router(nn.Module):
         """FLOPs of a token in all layers; multiply-adds count twice."""
         inside = self.units * (self.hidden + len(self.choices)) if self.units else self.hidden * len(self.choices)
         return 2 * self.layers * (inside + (self.hidden * vocab if self.reads == "entropy" else 0))
+
+    def shares(self, chosen: Int[Tensor, "*any"]) -> list[float]:
+        """The share of each of its choices among those that were made."""
+        return [float((chosen == choice).float().mean()) for choice in self.choices]
 
     def choose(self, logits: Float[Tensor, "*any choice"]) -> Int[Tensor, "*any"]:
         """The choice with the largest logit, `offset` added; or one that is drawn."""

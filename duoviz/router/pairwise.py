@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from .. import oracle
 from ..model import LanguageModel
@@ -56,13 +56,7 @@ class Pairwise(Router):
                 f"kind 'pairwise' with {mixture} over {layers} layers: give big and one other choice, a whole number of big"
                 f" layers (big = k / {layers}), and at most {MOST_LAYERS} layers"
             )
-        draw = torch.Generator().manual_seed(seed)
-        terms = layers + layers * (layers - 1) // 2
-        if units:
-            self.inner = nn.Parameter(torch.randn(1, units, hidden, generator=draw) * hidden**-0.5)
-            self.inner_bias = nn.Parameter(torch.zeros(1, units))
-        self.weight = nn.Parameter(torch.randn(1, terms, units or hidden, generator=draw) * 0.02)
-        self.bias = nn.Parameter(torch.zeros(1, terms))
+        self._make_networks(1, layers + layers * (layers - 1) // 2, seed)
         self.plans = torch.from_numpy(Space(layers, mixture.letters, big=round(big)).enumerate())
 
     @cached_property
@@ -74,12 +68,16 @@ class Pairwise(Router):
         """What is read, and room for the pass's plan."""
         return {"read": super().given(model, tokens, begun), "plan": None}
 
+    def read(self, x: Float[Tensor, "*token hidden"], given: Any) -> Float[Tensor, "*token hidden"]:
+        """What the network sees."""
+        return super().read(x, given["read"])
+
     def logits(
         self, layer: int, x: Float[Tensor, "*token hidden"], given: Any = None
     ) -> Float[Tensor, "*token choice"]:
         """What the plan has, which is made at the first layer."""
         if layer == 0:
-            predicted = self.network(0, self.read(x.float(), given["read"])) @ self.forms.T.to(x.device)
+            predicted = self.network(0, self.read(x.float(), given)) @ self.forms.T.to(x.device)
             given["plan"] = self.plans.to(x.device)[predicted.argmin(-1)]
         taken = given["plan"][..., layer].reshape(x.shape[:-1])
         return SURE * (taken[..., None] == torch.tensor(self.choices, device=x.device)).float()
@@ -118,7 +116,7 @@ def loss(
     nats = torch.from_numpy(losses).to(ids.device).flatten(0, 1)
     x = inputs.seen[0].reshape(*ids.shape, -1)[:, :-1].flatten(0, 1)
     forms = terms_of(drawn).to(ids.device).flatten(0, 1)
-    shares = [float((chosen == choice).float().mean()) for choice in router.choices]
+    shares = router.shares(chosen)
     for _ in range(plan.epochs):
         for rows in torch.randperm(len(nats), generator=draw).split(BATCH):
             found = torch.einsum("rt,rct->rc", router.network(0, x[rows]), forms[rows])

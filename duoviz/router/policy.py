@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..model import LanguageModel
 from ..model.routing import NOTED, holding
 from .linear import Router
-from .straight_through import DUAL, asked, held, names
+from .straight_through import DUAL, held, names
 
 if TYPE_CHECKING:
     from .training import Stage3
@@ -42,7 +42,7 @@ def loss(
         nats = nn.functional.cross_entropy(out.logits[:, :-1].float().transpose(1, 2), targets, reduction="none")
         shares = nn.functional.one_hot(places, len(router.choices)).float().mean(2)
         means = shares.mean((0, 1))
-        off = means - asked(plan.mixture, means)
+        off = means - means.new_tensor(plan.mixture.shares)
         # the gradient of the augmented Lagrangian: without its second part the shares swing about the budget
         worse = (nats + shares @ (multipliers + plan.alpha * off)).unflatten(0, (plan.samples, -1))
         # against the mean of the other draws, which does not depend on this one

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..model import LanguageModel
 from .budget import budget_loss
-from .linear import NAMES, Mixture, Router
+from .linear import NAMES, Router
 
 if TYPE_CHECKING:
     from .training import Stage3
@@ -40,7 +40,7 @@ def loss(
         router.drawn = None
     found, shares = budget_loss(means, plan.mixture)
     multipliers = held(log, router)
-    off = means.mean((0, 1, 2)) - asked(plan.mixture, means)
+    off = means.mean((0, 1, 2)) - means.new_tensor(plan.mixture.shares)
     total = out.loss + plan.alpha * found + (off * multipliers.to(off.device)).sum()
     moved = multipliers + DUAL * plan.alpha * off.detach().cpu()
     yield (
@@ -52,11 +52,6 @@ def loss(
             "shares": shares.tolist(),
         },
     )
-
-
-def asked(mixture: Mixture, like: Tensor) -> Float[Tensor, " choice"]:
-    """The shares of a budget."""
-    return like.new_tensor([mixture.share(choice) for choice in mixture.choices])
 
 
 def held(log: Sequence[dict[str, Any]], router: Router) -> Float[Tensor, " choice"]:

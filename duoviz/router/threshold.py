@@ -35,5 +35,5 @@ def loss(
         )  # larger numbers, larger choices
         out = lm.model(ids, labels=ids, duo_router=router.eval(), use_cache=False)
         chosen = router.choose(out.router_logits)
-    shares = [float((chosen == choice).float().mean()) for choice in router.choices]
+    shares = router.shares(chosen)
     yield 0.0 * router.bias.sum(), {"loss_nats": out.loss.item(), "shares": shares}

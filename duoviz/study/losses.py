@@ -15,8 +15,8 @@ label is needed for. All are of the context that `schema.json` names: under `ref
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ import numpy as np
 import pandas as pd
 
 from .. import oracle, progress, routes
+from ..model import replaced
 from .study import Study
 
 OBJECTIVES = ("nll", "expected")
@@ -72,12 +73,12 @@ def write(
     path.write_text(json.dumps(schema, indent=1) + "\n")
     every = space.enumerate()
     table = pd.DataFrame({"route": routes.to_texts(every), "big": (every == routes.BIG).sum(1)})
-    _replace(table, out / "routes.parquet")
+    replaced(out / "routes.parquet", partial(_to_parquet, table))
     with progress.bar(f"losses of {len(tokens)} documents") as watch:
         for number in range(len(tokens)):
             part = out / f"part-{number:05}.parquet"
             if not part.is_file():
-                _replace(_part(study, source, number, context, objectives), part)
+                replaced(part, partial(_to_parquet, _part(study, source, number, context, objectives)))
             watch((number + 1) / len(tokens))
     return out
 
@@ -120,11 +121,5 @@ def _part(study: Study, source: str, number: int, context: str, objectives: Sequ
     )
 
 
-def _replace(table: pd.DataFrame, path: Path) -> None:
-    """A file that is there whole or not at all."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        table.to_parquet(partial, compression="zstd", index=False)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+def _to_parquet(table: pd.DataFrame, path: Path) -> None:
+    table.to_parquet(path, compression="zstd", index=False)
