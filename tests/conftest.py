@@ -220,7 +220,7 @@ def built(tmp_path_factory):
         "budgets": [1, 3],
         "budget": 3,
         "skip": 10,
-        "wider": 2,
+        "luck_documents": 2,
     }
     return out, report.build(out, parameters=given, say=lambda line: None)
 

@@ -71,10 +71,12 @@ def test_a_deep_models_layers_are_tied_unless_asked_otherwise(tmp_path, monkeypa
         return report.Page(path.stem, "t", "q", 0.0)
 
     monkeypatch.setattr("duoviz.report.run._page", page)
-    report.build(tmp_path / "out", only=["7", "8"], parameters={"model": model}, say=said.append)
+    report.build(tmp_path / "out", only=["2", "7", "8"], parameters={"model": model}, say=said.append)
     assert asked["8"] == {"model": model, "groups": 10, "context": "reference:big"}
     assert asked["7"] == {"model": model, "groups": 10}
-    assert "15 layers: groups=10, context=reference:big, unless -p says otherwise" in said
+    assert asked["2"].items() >= {"budgets": [5, 7, 10], "skip": 7}.items()
+    tied = "groups=10, context=reference:big, budget=5, budgets=[5, 7, 10], skip=7"
+    assert f"15 layers: {tied}, unless -p says otherwise" in said
     for other in ({"groups": 0}, {"context": "committed"}):
         asked.clear()
         report.build(tmp_path / "out", only=["7", "8"], parameters={"model": model, **other}, say=said.append)

@@ -28,8 +28,6 @@ ADDED = {"injected-parameters", "papermill-error-cell-tag"}
 """Tags of the cells that papermill adds to a notebook."""
 AT_ONCE = 2
 """Notebooks that run side by side: most of a notebook's minute is one thread that imports and draws."""
-DEEP = {"groups": 10, "context": "reference:big"}
-"""Parameters where nothing else is asked for of a model whose routes are too many to look at each."""
 MOST_BYTES = 2_000_000
 """Of an executed notebook: a larger one is slow to open, and holds data that belongs in a stored result."""
 
@@ -76,9 +74,10 @@ def build(
     if "model" in parameters and not {"groups", "context"} & set(parameters):
         layers = configuration(Study(model=parameters["model"]).folder).num_hidden_layers
         if 2**layers > AUTO_EXHAUSTIVE:
-            parameters |= DEEP
+            added = {name: value for name, value in _deep(layers).items() if name not in parameters}
+            parameters |= added
             say(
-                f"{layers} layers: {', '.join(f'{name}={value}' for name, value in DEEP.items())}, unless -p says otherwise"
+                f"{layers} layers: {', '.join(f'{name}={value}' for name, value in added.items())}, unless -p says otherwise"
             )
     settings = {path: {**defaults[path], **parameters} for path in chosen}
     models = {given["model"]: _known(given["model"], parameters) for given in settings.values() if "model" in given}
@@ -108,6 +107,19 @@ def build(
             raise
     _write_index(out, [pages[path] for path in chosen])
     return [pages[path] for path in chosen]
+
+
+def _deep(layers: int) -> dict[str, Any]:
+    """Parameters where nothing else is asked for of a model whose routes are too many to look at each: tied layers, and the
+    budgets of the shipped model's pages as parts of all layers."""
+    third, half = layers // 3, layers // 2
+    return {
+        "groups": 10,
+        "context": "reference:big",
+        "budget": third,
+        "budgets": [third, half, 2 * layers // 3],
+        "skip": half,
+    }
 
 
 def _write_index(out: Path, pages: list[Page]) -> None:

@@ -11,7 +11,7 @@ from .. import corpus, frames, places, store
 from .study import Study
 
 TABLES = places.SHIPPED / "data" / "specimen"
-MODEL, GROUPS, DOCUMENTS, POSITIONS = "data/smollm2-duo", 10, 48, 16
+MODEL, GROUPS, DOCUMENTS, POSITIONS = "data/smollm2-duo", 10, 88, 8
 
 
 def measured(

@@ -32,8 +32,10 @@ CALIBRATION = (("shipped-prose", 8), ("shipped-code", 8))
 """Calibration documents on which the fixed routes and the routers' thresholds are chosen: 2 x 8 x 127 positions."""
 RANDOM = "random-100"
 """The paper's best of 100 random routes."""
-FIXED_FLOPS = 1e14
-"""Up to which the fixed routes are chosen among all."""
+UNIFORM_FLOPS = 2e14
+"""Up to which all routes are tried, each as the route of whole texts."""
+
+Tables = dict[str, pd.DataFrame]
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ class Study:
 
     @property
     def found(self) -> list[Path]:
-        """The stored results that were read instead of computed."""
+        """Where the results are that were stored already."""
         return self._store.found
 
     def tokens(self, source: str) -> records.Tokens:
@@ -118,19 +120,19 @@ class Study:
         """
         tokens, space = self.tokens(source), self.space(choices)
         method = method or self.method(choices, context)
-        if context == "uniform" and method not in ("exhaustive", RANDOM):
+        if context == "uniform" and (method != "exhaustive" or _dear(self.lm, tokens, space)):
             method = RANDOM  # the searches follow one token's routes, not a whole text's
         ways: dict[str, Any] = {"context": context, "method": method, "choices": space.choices}
         groups: list[tuple[str, ...]] = [(name,) for name in objectives] if context == "committed" else [objectives]
 
-        def compute(names: tuple[str, ...], keep: oracle.Keep) -> dict[str, pd.DataFrame]:
+        def compute(names: tuple[str, ...], keep: oracle.Keep) -> Tables:
             before()
             own = replace(setting, watch=progress.part(setting.watch, groups.index(names), len(groups)))
             given: dict[str, Any] = {**ways, "choices": space, "objectives": names, "seed": self.seed}
             found = oracle.survey(self.lm, tokens, setting=own, keep=keep, **given)
             return {name.replace(":", "-"): frames.curve(curve, tokens) for name, curve in found.items()}
 
-        tables: dict[str, pd.DataFrame] = {}
+        tables: Tables = {}
         for names in groups:
             drawn = method != "exhaustive" or any(name.startswith(oracle.SAMPLED) for name in names)
             asked = {**_about(tokens, space), **ways, "objectives": names, "seed": self.seed if drawn else None}
@@ -146,13 +148,12 @@ class Study:
 
     def fixed_routes(self, choices: str | None = None) -> np.ndarray:
         """For every budget, in ascending order, the one route that is best on average on the calibration texts: int8
-        `[k, layer]`; of all routes, or of those that `paths` tries where they are too many or too dear (`FIXED_FLOPS`)."""
+        `[k, layer]`; of all routes, or of those that `paths` tries where they are too many or too dear (`UNIFORM_FLOPS`)."""
         space, tokens = self.space(choices), self.calibration()
-        few = self.method(choices) == "exhaustive"
-        few = few and oracle.estimate(self.lm, tokens, space, context="uniform") <= FIXED_FLOPS
+        few = self.method(choices) == "exhaustive" and not _dear(self.lm, tokens, space)
         asked: dict[str, Any] = {} if few else {"method": "paths-1", "seed": self.seed}
 
-        def compute(_: oracle.Keep) -> dict[str, pd.DataFrame]:
+        def compute(_: oracle.Keep) -> Tables:
             chosen = oracle.fixed(self.lm, tokens, choices=space, **asked)
             return {"fixed": pd.DataFrame({"budget": range(len(chosen)), "route": routes.to_texts(chosen)})}
 
@@ -180,7 +181,7 @@ class Study:
         if not null:
             return scored(None)
 
-        def compute(_: oracle.Keep) -> dict[str, pd.DataFrame]:
+        def compute(_: oracle.Keep) -> Tables:
             return {"curve": frames.curve(scored(oracle.sample_targets(self.lm, tokens, seed=self.seed)), tokens)}
 
         asked = {**_about(tokens), "routes": routes.to_texts(chosen).tolist(), "seed": self.seed}
@@ -193,7 +194,7 @@ class Study:
         random = self.survey(source, ("nll",), context=context, method=RANDOM)
         return [replace(found.pop("nll"), name="oracle"), *found.values(), *random.values(), self.fixed(source)]
 
-    def landscapes(self, source: str, *, positions: int = 32) -> dict[str, pd.DataFrame]:
+    def landscapes(self, source: str, *, positions: int = 32) -> Tables:
         """What all routes of some positions of each text, evenly spaced, say under `reference:big` (see
         `landscapes.measured`)."""
         asked = {**landscapes.asked(self.space()), "seed": self.seed}
@@ -205,13 +206,8 @@ class Study:
         return self._at_positions("luck", source, positions, landscapes.luck, {"choices": self.choices})["luck"]
 
     def _at_positions(
-        self,
-        what: str,
-        source: str,
-        positions: int,
-        measure: Callable[..., dict[str, pd.DataFrame]],
-        asked: dict[str, Any],
-    ) -> dict[str, pd.DataFrame]:
+        self, what: str, source: str, positions: int, measure: Callable[..., Tables], asked: dict[str, Any]
+    ) -> Tables:
         tokens, space = self.tokens(source), self.space()
         asked = {**_about(tokens, space), "positions": positions, **asked}
         return self._cached(what, asked, lambda _: measure(self.lm, tokens, space, positions=positions))
@@ -237,7 +233,7 @@ class Study:
     def _search(self, source: str, spaces: list[routes.Space], context: str, asked: dict[str, Any]) -> records.Found:
         tokens = self.tokens(source)
 
-        def compute(keep: oracle.Keep) -> dict[str, pd.DataFrame]:
+        def compute(keep: oracle.Keep) -> Tables:
             given = spaces[0] if len(spaces) == 1 else spaces
             found = oracle.search(self.lm, tokens, given, context=context, method="auto", keep=keep)
             return {"found": frames.found(found, tokens)}
@@ -329,15 +325,17 @@ class Study:
         chosen, losses = zip(*(self.routed(source, f"budget-{k}") for k in budgets))
         return records.Curve("router", "own", np.array(budgets), np.stack(losses), np.stack(chosen))
 
-    def _cached(
-        self, what: str, asked: dict[str, Any], compute: Callable[[oracle.Keep], dict[str, pd.DataFrame]]
-    ) -> dict[str, pd.DataFrame]:
+    def _cached(self, what: str, asked: dict[str, Any], compute: Callable[[oracle.Keep], Tables]) -> Tables:
         """The stored result of a request: the model, its dtype and all that was asked.
 
         `compute` is given what keeps its parts until it is done.
         """
         request = {"what": what, "model": self.lm.fingerprint, "dtype": str(self.lm.model.dtype), **asked}
         return self._store.cached(request, partial(compute, partial(self._store.part, request)))
+
+
+def _dear(lm: LanguageModel, tokens: records.Tokens, space: routes.Space) -> bool:
+    return oracle.estimate(lm, tokens, space, context="uniform") > UNIFORM_FLOPS
 
 
 _warn_once = cache(training.warn_of_split)  # texts are asked for again and again
