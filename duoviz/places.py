@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from uuid import uuid4
 
 _PACKAGE = Path(__file__).resolve().parent
 REPOSITORY = _PACKAGE.parent if (_PACKAGE.parent / "pyproject.toml").is_file() else None
@@ -30,6 +32,16 @@ def found(path: Path | str) -> str:
     is one."""
     shipped = SHIPPED / path
     return str(shipped if not Path(path).exists() and shipped.exists() else path)
+
+
+def replaced(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file so that it is there whole or not at all, whoever else writes it, on this machine or another."""
+    partial = path.with_name(f"{path.name}.{uuid4().hex}.partial")
+    try:
+        write(partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def copy_notebooks(folder: Path) -> list[Path]:

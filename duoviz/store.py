@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +16,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 from zipfile import BadZipFile
 
 import numpy as np
@@ -82,7 +82,7 @@ class Store:
         Raises:
             OSError: it cannot be written; nothing half-written is left.
         """
-        path = self._parts(self.key(request)) / f"{name}.npz"
+        path = self.place_of_part(request, name)
         try:
             if path.stat().st_mtime >= self.since:
                 with np.load(path) as kept:
@@ -90,17 +90,20 @@ class Store:
         except (OSError, ValueError, EOFError, BadZipFile):
             pass  # not there, or damaged: compute it
         made = compute()
-        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("wb") as file:
-                np.savez(file, **made)
-            partial.replace(path)
+            places.replaced(path, lambda partial: _to_npz(partial, made))
         except OSError as error:
             raise OSError(f"part {path} cannot be written ({error}): make room, or give another folder") from error
-        finally:
-            partial.unlink(missing_ok=True)
         return made
+
+    def place_of_part(self, request: dict[str, Any], name: str) -> Path:
+        """The file that keeps a part until the whole is written."""
+        return self._parts(self.key(request)) / f"{name}.npz"
+
+    def holds(self, request: dict[str, Any]) -> bool:
+        """Whether a result is stored."""
+        return self._stored(self.key(request)) is not None
 
     def _parts(self, key: str) -> Path:
         return self.folder / f"{key}.parts"
@@ -167,7 +170,7 @@ class Store:
         if wrong:
             raise ValueError(f"table names {wrong}: each names a file in the result's folder, without folders")
         target = self.folder / self.key(request)
-        partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
+        partial = target.with_name(f"{target.name}.{uuid4().hex}.partial")
         manifest = {
             "format": FORMAT,
             "request": json.loads(json.dumps(request, default=str)),
@@ -252,6 +255,11 @@ def only_writer(lock: Path, *, wait: bool = False) -> Iterator[None]:
         yield
     finally:
         held.release()
+
+
+def _to_npz(path: Path, arrays: Arrays) -> None:
+    with path.open("wb") as file:  # to a path of another ending numpy would add its own
+        np.savez(file, **arrays)
 
 
 def _written(folder: Path) -> float:

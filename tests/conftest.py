@@ -1,7 +1,9 @@
 """What many tests share: tiny real models, one report, one browser."""
 
 import os
+import resource
 import shutil
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -271,3 +273,14 @@ def shaped_like(kind):
     if template:
         made.post_processor = template
     return PreTrainedTokenizerFast(tokenizer_object=made, bos_token=special[0], eos_token=special[0])
+
+
+@contextmanager
+def files_of_at_most(size):
+    """As if the disk were full: no file may grow beyond so many bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

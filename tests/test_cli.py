@@ -1,10 +1,8 @@
 import json
 import re
-import resource
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
 from errno import EPIPE
 from functools import wraps
 from pathlib import Path
@@ -12,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from conftest import dense_model, tiny_model
+from conftest import dense_model, files_of_at_most, tiny_model
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 from typer.testing import CliRunner
@@ -194,17 +192,6 @@ def test_a_search_that_was_killed_goes_on_and_is_bit_equal(tmp_path):
     resumed, whole = (pd.read_parquet(tmp_path / name / "routes.parquet") for name in ("killed", "whole"))
     pd.testing.assert_frame_equal(resumed, whole, check_exact=True)
     assert not list((tmp_path / "killed").glob("*.parts"))
-
-
-@contextmanager
-def files_of_at_most(size):
-    """As if the disk were full: no file may grow beyond so many bytes."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("command", ["convert", "router"])

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from duoviz.places import replaced
 from duoviz.store import Store, only_writer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -207,3 +208,20 @@ def test_parts_from_before_a_time_are_computed_again(tmp_path):
     for since in (0.0, 0.0, time.time() + 60):
         Store(tmp_path, since=since).part(request, "1", lambda: made.append(1) or {"x": np.zeros(1)})
     assert len(made) == 2
+
+
+def test_a_file_is_there_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "x.json"
+
+    def write(partial):
+        partial.write_text("half")
+        assert path.read_text() == "old"
+        raise KeyboardInterrupt
+
+    path.write_text("old")
+    with pytest.raises(KeyboardInterrupt):
+        replaced(path, write)
+    assert path.read_text() == "old"
+    replaced(path, lambda partial: partial.write_text("new"))
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]

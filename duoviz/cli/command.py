@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -94,3 +95,18 @@ def free_of(text: str | None) -> tuple[int, ...] | None:
     if numbers is not None and not all(number.isdecimal() for number in numbers):
         raise ValueError(f"free {text!r}: give the numbers of layers, for example 0,4,9")
     return None if numbers is None else tuple(map(int, numbers))
+
+
+def named_value(text: str) -> tuple[str, Any]:
+    """Name and value of `name=value`: a value in JSON, or a text.
+
+    Raises:
+        ValueError: anything else.
+    """
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise ValueError(f"parameter {text!r}: write name=value")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from .command import SHIPPED, Model, command
+from .command import SHIPPED, Model, command, named_value
 
 
 @command("finished pages are in {out}, and what they computed is kept; repeat the command to go on from there")
@@ -28,7 +27,7 @@ def report(
     from .. import places, store
     from .. import report as reports
 
-    given = dict(_parameter(text) for text in parameter or [])
+    given = dict(named_value(text) for text in parameter or [])
     if model:
         given["model"] = model
     if ship and (only or given or not places.REPOSITORY):
@@ -78,13 +77,3 @@ def init(
 
     copies = places.copy_notebooks(folder)
     print(f"{len(copies)} notebooks in {folder}: jupyter lab {copies[0]}")
-
-
-def _parameter(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not equals or not name.isidentifier():
-        raise ValueError(f"parameter {text!r}: write name=value")
-    try:
-        return name, json.loads(value)
-    except json.JSONDecodeError:
-        return name, value

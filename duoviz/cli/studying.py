@@ -1,4 +1,4 @@
-"""Subcommands that look at a model as it is: `score`, `oracle`, `landscape`, `evaluate`, `specimen`."""
+"""Subcommands that look at a model as it is: `score`, `oracle`, `evaluate`, `specimen`."""
 
 from __future__ import annotations
 
@@ -185,23 +185,3 @@ def specimen(
 
     real.write(real.measured(model, groups=groups, documents=documents, positions=positions), out)
     print(f"the tables are in {out}")
-
-
-@command("finished documents are kept in {out}; repeat the command to go on from there")
-def landscape(
-    out: Annotated[Path, typer.Option(help="Folder of the losses.")],
-    source: Source = "shipped-prose",
-    documents: Documents = 8,
-    length: Length = 128,
-    context: Annotated[str, typer.Option(help="reference:big or reference:<route>.")] = "reference:big",
-    groups: Groups = None,
-    model: Model = str(SHIPPED),
-) -> None:
-    """Write every route's loss of every token as parquet, for routers that are trained elsewhere (see duoviz.study.losses)."""
-    from .. import study
-    from ..study import losses
-
-    session = study.Study(model=model, sources=(source,), documents=documents, length=length, groups=groups)
-    losses.write(session, source, out, context=context)
-    routes, table, _ = losses.read(out)
-    print(f"{len(table):,} positions, each with the losses of {len(routes):,} routes, are in {out}")

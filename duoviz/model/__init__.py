@@ -27,7 +27,7 @@ What of that ecosystem is held by tests (`tests/test_ecosystem.py`, `test_famili
 """
 
 from .adapter import is_adapter, save_adapter
-from .checkpoint import Checkpoint, replaced
+from .checkpoint import Checkpoint
 from .config import SKIP_SCOPES, DuoConfig
 from .duo import CLASSES, DuoCausalLM, DuoOutput, config_for
 from .flops import attention_widths, forward_flops, parameter_groups
@@ -60,7 +60,6 @@ __all__ = [
     "load_model",
     "parameter_groups",
     "read_tokenizer",
-    "replaced",
     "save_adapter",
     "undisturbed",
 ]

@@ -26,7 +26,8 @@ from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from .checkpoint import digest, replaced
+from ..places import replaced
+from .checkpoint import digest
 from .duo import DuoCausalLM
 
 BASE = "base.json"

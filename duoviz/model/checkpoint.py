@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from ..places import replaced
 
 Log = list[dict[str, float | int]]
 """One record per step."""
@@ -59,13 +60,6 @@ class Checkpoint:
             module.load_state_dict(state[name])
         optimizer.load_state_dict(state["optimizer"])
         return state["log"]
-
-
-def replaced(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file so that it is there whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    write(partial)
-    os.replace(partial, path)
 
 
 def digest(weights: Mapping[str, Tensor], said: str = "") -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Float64, Int8
+from jaxtyping import Float64
 
 from ..model import LanguageModel, undisturbed
 from ..progress import unwatched
@@ -21,7 +21,7 @@ from ..routes import Space, by_big
 from .cost import check_cost, estimate, estimate_curve
 from .execute import Keep, compute_all, execute
 from .methods import METHODS, parse
-from .objectives import Objective, sample_targets
+from .objectives import Objective
 from .passes import Setting, Way, check_space, reference_routes
 
 PROBE_TOKENS = 4
@@ -75,13 +75,13 @@ def search(
     check_cost(max(estimate(lm, tokens, each, context=context, method=method) for each in kinds), setting.max_flops)
     if context == "uniform" and len(kinds) > 1:
         raise ValueError("context 'uniform' takes one space for all positions")
-    best, effort = execute(lm, tokens, [[each] for each in spaces], [goal], Way(context, named, setting, seed), keep)
-    routes, loss = best.routes[0, 0], best.loss_nats[0, 0]
+    way = Way(context, named, setting, seed)
+    best, replay, effort = execute(lm, tokens, [[each] for each in spaces], [goal], way, keep)
     return Found(
-        routes=routes,
-        loss_nats=loss,
+        routes=best.routes[0, 0],
+        loss_nats=best.loss_nats[0, 0],
         margin_nats=best.margin_nats[0, 0],
-        replay_error=float(_replay_errors(lm, tokens, routes[None], loss[None], goal, setting, context)[0]),
+        replay_error=float(_explained(lm, replay, context)[0, 0]),
         space=str(spaces[0]) if len(kinds) == 1 else "one space per position",
         context=context,
         objective=objective,
@@ -158,7 +158,8 @@ def survey(
     one_pass = context != "committed" and named[0] not in METHODS
     check_cost(flops if one_pass else flops * len(goals), setting.max_flops)
     spaces_at = [spaces] * tokens.scored.shape[1]
-    best, effort = execute(lm, tokens, spaces_at, goals, Way(context, named, setting, seed), keep)
+    best, replay, effort = execute(lm, tokens, spaces_at, goals, Way(context, named, setting, seed), keep)
+    replay = _explained(lm, replay, context)
     names = {
         "nll": "oracle" if named[0] == "exhaustive" else named[0] if method == "auto" else method,
         "expected": "label-free",
@@ -166,16 +167,15 @@ def survey(
     }
     made = {}
     for o, (text, goal) in enumerate(zip(objectives, goals)):
-        routes, loss = best.routes[o], best.loss_nats[o]
         made[text] = Curve(
             name=names.get(goal.name, goal.name),
             context=context,
             budgets=np.array([space.big for space in spaces]),
-            routes=routes,
-            loss_nats=loss,
+            routes=best.routes[o],
+            loss_nats=best.loss_nats[o],
             margin_nats=best.margin_nats[o],
             minimised=best.minimised[o],
-            replay_error=_replay_errors(lm, tokens, routes, loss, goal, setting, context),
+            replay_error=replay[o],
             effort=effort,
         )
     return made
@@ -232,37 +232,17 @@ def _check(
     return named
 
 
-def _replay_errors(
-    lm: LanguageModel,
-    tokens: Tokens,
-    routes: Int8[np.ndarray, "k seq position layer"],
-    loss_nats: Float32[np.ndarray, "k seq position"],
-    objective: Objective,
-    setting: Setting,
-    context: str,
-) -> Float64[np.ndarray, " k"]:
-    """For each entry, the largest gap between the search's losses and an ordinary forward pass on the chosen routes.
+def _explained(lm: LanguageModel, replay: Float64[np.ndarray, "*any"], context: str) -> Float64[np.ndarray, "*any"]:
+    """The replay errors of a search, if rounding explains them.
 
     Raises:
         ValueError: under `committed`, where both see the same keys and values, a gap that no rounding explains.
     """
-    if not tokens.scored.any():
-        return np.zeros(len(routes))
-    targets = sample_targets(lm, tokens, seed=objective.seed) if objective.name == "null" else None
-    together, found = max(1, setting.batch_size // len(tokens)), []  # routes of all texts that fill a batch
-    for start in range(0, len(routes), together):
-        few = routes[start : start + together]
-        tiled = None if targets is None else np.tile(targets, (len(few), 1))
-        every = Tokens.joined([tokens] * len(few))
-        replayed = lm.score(every, np.concatenate(few), targets=tiled, batch_size=setting.batch_size)
-        differs = np.abs(replayed.reshape(few.shape[:3]) - loss_nats[start : start + together])
-        found.append(np.nanmax(differs, axis=(1, 2)))
-    errors = np.concatenate(found).astype(float)
     most = MOST_REPLAY_ERROR.get(lm.model.dtype, MOST_REPLAY_ERROR[torch.float32])
-    if context == "committed" and errors.max() > most:
+    if context == "committed" and replay.max() > most:
         raise ValueError(
-            f"the search's losses are up to {errors.max():.2g} nats from an ordinary forward pass on the same routes, more than"
+            f"the search's losses are up to {replay.max():.2g} nats from an ordinary forward pass on the same routes, more than"
             f" the {most:g} that rounding explains in {lm.model.dtype}: something that the search does not know changes the"
             " model's layers (an adapter, a hook, dropout, a patched attention); merge or remove it"
         )
-    return errors
+    return replay

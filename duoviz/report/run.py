@@ -127,7 +127,8 @@ def _write_index(out: Path, pages: list[Page]) -> None:
 
 
 def _absolute(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters, with the folders and files of a model and of sources as they are found from here: kernels run elsewhere.
+    """The parameters, with the folders and files of a model, results and sources as they are found from here: kernels run
+    elsewhere.
 
     Raises:
         ValueError: an unknown source. FileNotFoundError: a file that is missing.
@@ -141,6 +142,8 @@ def _absolute(parameters: Mapping[str, Any]) -> dict[str, Any]:
     given = dict(parameters)
     if "model" in given and Path(str(given["model"])).is_dir():
         given["model"] = str(Path(given["model"]).resolve())
+    if given.get("results"):
+        given["results"] = str(Path(given["results"]).resolve())
     if isinstance(given.get("source"), str):
         given["source"] = source(given["source"])
     if isinstance(given.get("sources"), list):

@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from ..model import replaced
+from ..places import replaced
 from .linear import Mixture, Router
 from .pairwise import CLASSES
 

@@ -15,7 +15,8 @@ label is needed for. All are of the context that `schema.json` names: under `ref
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,40 +24,59 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .. import oracle, progress, routes
-from ..model import replaced
+from .. import oracle, routes
+from ..places import replaced
+from ..records import Tokens
 from .study import Study
+from .sweep import Files, Sweep
 
 OBJECTIVES = ("nll", "expected")
 FORMAT = 1
 
 
-def write(
-    study: Study,
-    source: str,
-    out: Path,
-    *,
-    context: str = "reference:big",
-    objectives: Sequence[str] = OBJECTIVES,
-) -> Path:
-    """Write the losses of all routes at all scored positions of a source; a folder that was begun is finished.
+@dataclass(frozen=True, kw_only=True)
+class LossSweep(Sweep):
+    """The losses of all routes at all scored positions of a source; a folder that was begun is finished.
 
-    Args:
-        study: model, texts, and tied layers if any.
-        source: one of its sources.
-        out: the folder.
+    Attributes:
         context: `reference:<route>`.
         objectives: see `duoviz.oracle.objectives`.
-
-    Raises:
-        ValueError: a folder of other texts, another model or format; what `oracle.landscapes` refuses.
     """
-    tokens, space = study.tokens(source), study.space()
+
+    context: str = "reference:big"
+    objectives: Sequence[str] = OBJECTIVES
+    batch: int = 1
+
+    def begin(self) -> Callable[[slice], Files]:
+        """Write the schema and the routes; returns what writes the parts.
+
+        Raises:
+            ValueError: a folder of other texts, another model or format; what `oracle.landscapes` refuses.
+        """
+        study, out = self.study, self.study.kept
+        _begin(out, study, study.tokens(self.source), self.context, self.objectives)
+
+        def compute(documents: slice) -> Files:
+            parts = {number: out / f"part-{number:05}.parquet" for number in range(documents.start, documents.stop)}
+            for number, part in parts.items():
+                if not part.is_file():
+                    table = _part(study, self.source, number, self.context, self.objectives)
+                    replaced(part, partial(_to_parquet, table))
+            return [[part] for part in parts.values()]
+
+        return compute
+
+    def merge(self) -> None:
+        """The parts stay as they are."""
+
+
+def _begin(out: Path, study: Study, tokens: Tokens, context: str, objectives: Sequence[str]) -> None:
+    space = study.space()
     schema = {
         "format": FORMAT,
         "model": study.model,
         "fingerprint": study.lm.fingerprint,
-        "source": source,
+        "source": tokens.source,
         "text": tokens.fingerprint,
         "documents": len(tokens),
         "length": int(tokens.ids.shape[1]),
@@ -70,17 +90,10 @@ def write(
     if wrong := {name: (known.get(name), asked) for name, asked in schema.items() if known.get(name) != asked}:
         raise ValueError(f"{out} holds other losses, (kept, asked) = {wrong}: give another folder")
     out.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(schema, indent=1) + "\n")
+    replaced(path, lambda partial: partial.write_text(json.dumps(schema, indent=1) + "\n"))
     every = space.enumerate()
     table = pd.DataFrame({"route": routes.to_texts(every), "big": (every == routes.BIG).sum(1)})
     replaced(out / "routes.parquet", partial(_to_parquet, table))
-    with progress.bar(f"losses of {len(tokens)} documents") as watch:
-        for number in range(len(tokens)):
-            part = out / f"part-{number:05}.parquet"
-            if not part.is_file():
-                replaced(part, partial(_to_parquet, _part(study, source, number, context, objectives)))
-            watch((number + 1) / len(tokens))
-    return out
 
 
 def read(folder: Path | str) -> tuple[np.ndarray, pd.DataFrame, dict[str, np.ndarray]]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -27,14 +27,10 @@ from ..model import DuoConfig, LanguageModel, configuration, load
 from ..oracle.methods import parse as parse_method
 from ..router import Mixture
 from . import landscapes
+from .survey import RANDOM, Request, Survey, about, dear
 
 CALIBRATION = (("shipped-prose", 8), ("shipped-code", 8))
 """Calibration documents on which the fixed routes and the routers' thresholds are chosen: 2 x 8 x 127 positions."""
-RANDOM = "random-100"
-"""The paper's best of 100 random routes."""
-UNIFORM_FLOPS = 2e14
-"""Up to which all routes are tried, each as the route of whole texts."""
-
 Tables = dict[str, pd.DataFrame]
 
 
@@ -49,7 +45,7 @@ class Study:
         length: tokens of a document's block.
         seed: of every draw.
         skip_scope: what a skip leaves out, if not what the model's configuration says.
-        results: where new results are kept; see `places.runs`.
+        results: folder in which results are looked for and kept, such as that of a sweep; `places.runs() / "results"` if "".
         bos: which special tokens a text begins with, as in `corpus.tokenize`.
         groups, free: layers that choose together, and those that choose at all, as in `routes.Space`; every search keeps to
             them.
@@ -63,7 +59,7 @@ class Study:
     length: int = 128
     seed: int = 0
     skip_scope: str | None = None
-    results: Path = field(default_factory=lambda: places.runs() / "results")
+    results: Path | str = ""
     bos: corpus.Bos = "auto"
     groups: int | tuple[tuple[int, ...], ...] | None = None
     free: tuple[int, ...] | None = None
@@ -71,6 +67,11 @@ class Study:
 
     def __post_init__(self) -> None:
         records.whole(documents=self.documents, length=self.length)
+
+    @property
+    def kept(self) -> Path:
+        """Where new results are kept."""
+        return Path(self.results or places.runs() / "results")
 
     @cached_property
     def folder(self) -> str:
@@ -84,14 +85,14 @@ class Study:
         return load(self.folder, choices="-B" if dense else None, skip_scope=self.skip_scope)
 
     @cached_property
-    def _store(self) -> store.Store:
+    def store(self) -> store.Store:
         since = time.time() if self.fresh else float(os.environ.get("DUOVIZ_FRESH", "0"))
-        return store.results(self.results, since=since)
+        return store.results(self.kept, since=since)
 
     @property
     def found(self) -> list[Path]:
         """Where the results are that were stored already."""
-        return self._store.found
+        return self.store.found
 
     def tokens(self, source: str) -> records.Tokens:
         """The texts of one source."""
@@ -107,37 +108,40 @@ class Study:
         source: str,
         objectives: tuple[str, ...] = oracle.OBJECTIVES,
         *,
-        context: str = "committed",
-        method: str | None = None,
-        choices: str | None = None,
         setting: oracle.Setting = oracle.Setting(batch_size=16),
         before: Callable[[], None] = lambda: None,
+        **ways: str | None,
     ) -> dict[str, records.Curve]:
         """Best routes for every budget of big layers, for each objective (figures 2, 4).
 
-        Method and choices are those of the study if not given; `before` is called when something has to be computed.
-        Objectives that share no pass (see `oracle.survey`) are results of their own: an interrupted survey keeps those it had.
+        `ways` are context, method and choices, as in `asked`; `before` is called when something has to be computed.
         """
-        tokens, space = self.tokens(source), self.space(choices)
-        method = method or self.method(choices, context)
-        if context == "uniform" and (method != "exhaustive" or _dear(self.lm, tokens, space)):
-            method = RANDOM  # the searches follow one token's routes, not a whole text's
-        ways: dict[str, Any] = {"context": context, "method": method, "choices": space.choices}
-        groups: list[tuple[str, ...]] = [(name,) for name in objectives] if context == "committed" else [objectives]
+        asked, tables = self.asked(source, objectives, **ways), Tables()
+        tokens = asked.tokens
 
-        def compute(names: tuple[str, ...], keep: oracle.Keep) -> Tables:
+        def compute(number: int, keep: oracle.Keep) -> Tables:
             before()
-            own = replace(setting, watch=progress.part(setting.watch, groups.index(names), len(groups)))
-            given: dict[str, Any] = {**ways, "choices": space, "objectives": names, "seed": self.seed}
-            found = oracle.survey(self.lm, tokens, setting=own, keep=keep, **given)
+            own = replace(setting, watch=progress.part(setting.watch, number, len(asked.parts)))
+            found = asked.search(asked.parts[number], tokens, own, keep)
             return {name.replace(":", "-"): frames.curve(curve, tokens) for name, curve in found.items()}
 
-        tables: Tables = {}
-        for names in groups:
-            drawn = method != "exhaustive" or any(name.startswith(oracle.SAMPLED) for name in names)
-            asked = {**_about(tokens, space), **ways, "objectives": names, "seed": self.seed if drawn else None}
-            tables |= self._cached("survey", asked, partial(compute, names))
+        for number, names in enumerate(asked.parts):
+            tables |= self._cached("survey", asked.asked(names), partial(compute, number))
         return {name: frames.curve_from_frame(tables[name.replace(":", "-")], tokens) for name in objectives}
+
+    def asked(
+        self,
+        source: str,
+        objectives: tuple[str, ...],
+        *,
+        context: str | None = None,
+        method: str | None = None,
+        choices: str | None = None,
+    ) -> Survey:
+        """A survey as it is asked for: `committed`, and with the study's own method and choices, if not given."""
+        context = context or "committed"
+        method = method or self.method(choices, context)
+        return Survey(self.lm, self.tokens(source), self.space(choices), objectives, context, method, self.seed)
 
     def live(
         self, source: str, space: routes.Space, *, documents: int, positions: int, context: str = "committed"
@@ -150,14 +154,14 @@ class Study:
         """For every budget, in ascending order, the one route that is best on average on the calibration texts: int8
         `[k, layer]`; of all routes, or of those that `paths` tries where they are too many or too dear (`UNIFORM_FLOPS`)."""
         space, tokens = self.space(choices), self.calibration()
-        few = self.method(choices) == "exhaustive" and not _dear(self.lm, tokens, space)
+        few = self.method(choices) == "exhaustive" and not dear(self.lm, tokens, space)
         asked: dict[str, Any] = {} if few else {"method": "paths-1", "seed": self.seed}
 
         def compute(_: oracle.Keep) -> Tables:
             chosen = oracle.fixed(self.lm, tokens, choices=space, **asked)
             return {"fixed": pd.DataFrame({"budget": range(len(chosen)), "route": routes.to_texts(chosen)})}
 
-        table = self._cached("fixed", {**asked, "choices": space.choices, **_about(tokens, space)}, compute)["fixed"]
+        table = self._cached("fixed", {**asked, "choices": space.choices, **about(tokens, space)}, compute)["fixed"]
         return np.stack([routes.from_text(text) for text in table.sort_values("budget")["route"]])
 
     def calibration(self) -> records.Tokens:
@@ -184,7 +188,7 @@ class Study:
         def compute(_: oracle.Keep) -> Tables:
             return {"curve": frames.curve(scored(oracle.sample_targets(self.lm, tokens, seed=self.seed)), tokens)}
 
-        asked = {**_about(tokens), "routes": routes.to_texts(chosen).tolist(), "seed": self.seed}
+        asked = {**about(tokens), "routes": routes.to_texts(chosen).tolist(), "seed": self.seed}
         return frames.curve_from_frame(self._cached("fixed-null", asked, compute)["curve"], tokens)
 
     def curves(self, source: str, *, context: str = "committed") -> list[records.Curve]:
@@ -209,7 +213,7 @@ class Study:
         self, what: str, source: str, positions: int, measure: Callable[..., Tables], asked: dict[str, Any]
     ) -> Tables:
         tokens, space = self.tokens(source), self.space()
-        asked = {**_about(tokens, space), "positions": positions, **asked}
+        asked = {**about(tokens, space), "positions": positions, **asked}
         return self._cached(what, asked, lambda _: measure(self.lm, tokens, space, positions=positions))
 
     def replayed(self, source: str, curve: records.Curve) -> records.Curve:
@@ -238,7 +242,7 @@ class Study:
             found = oracle.search(self.lm, tokens, given, context=context, method="auto", keep=keep)
             return {"found": frames.found(found, tokens)}
 
-        request = {**_about(tokens, self.space()), "context": context, **asked}
+        request = {**about(tokens, self.space()), "context": context, **asked}
         table = self._cached("search", request, compute)["found"]
         return frames.found_from_frame(table, tokens)
 
@@ -330,19 +334,12 @@ class Study:
 
         `compute` is given what keeps its parts until it is done.
         """
-        request = {"what": what, "model": self.lm.fingerprint, "dtype": str(self.lm.model.dtype), **asked}
-        return self._store.cached(request, partial(compute, partial(self._store.part, request)))
+        request = self.request(what, asked)
+        return self.store.cached(request, partial(compute, partial(self.store.part, request)))
 
-
-def _dear(lm: LanguageModel, tokens: records.Tokens, space: routes.Space) -> bool:
-    return oracle.estimate(lm, tokens, space, context="uniform") > UNIFORM_FLOPS
+    def request(self, what: str, asked: Request) -> Request:
+        """All that a stored result of the model depends on."""
+        return {"what": what, "model": self.lm.fingerprint, "dtype": str(self.lm.model.dtype), **asked}
 
 
 _warn_once = cache(training.warn_of_split)  # texts are asked for again and again
-
-
-def _about(tokens: records.Tokens, space: routes.Space | None = None) -> dict[str, Any]:
-    """What a request says of its text, whose ids are part of it as a source may change under its name, and of tied layers."""
-    shape = {"documents": len(tokens), "length": tokens.ids.shape[1]}
-    ties = {} if space is None or space.groups is None else {"ties": str(space)}
-    return {"source": tokens.source, "text": tokens.fingerprint, **shape, **ties}
