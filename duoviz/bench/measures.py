@@ -6,7 +6,6 @@ Every comparison alternates its sides and takes the median of each, so that a no
 from __future__ import annotations
 
 import re
-import resource
 import subprocess
 import sys
 from collections import Counter
@@ -215,6 +214,8 @@ def largest_memory(folder: str) -> int:
     status = Path("/proc/self/status")
     if status.exists():  # what getrusage says begins with what the process had that started this one
         return 1024 * int(re.search(r"VmHWM:\s*(\d+)", status.read_text())[1])  # type: ignore[index]
+    import resource  # which Windows does not have
+
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -82,6 +84,9 @@ def train(
         bool, typer.Option("--bf16", help="Matrix products in bfloat16: faster where the processor has them.")
     ] = False,
     activation_checkpointing: Annotated[bool, typer.Option(help="Recompute activations to save memory.")] = False,
+    shard: Annotated[
+        bool, typer.Option("--shard", help="Divide the weights among the processes of torchrun (FSDP2).")
+    ] = False,
     seed: Seed = 0,
 ) -> None:
     """Stage 1: train a Duo model with random routes, from scratch or from `--start`. Repeat the command to resume."""
@@ -109,10 +114,13 @@ def train(
         optimizer=optimizer,
         bf16=bf16,
         gradient_checkpointing=activation_checkpointing,
+        shard=shard,
     )
-    with store.only_writer(out / "training.lock"), store.room_in(out):
+    first = os.environ.get("RANK", "0") == "0"  # of the processes of torchrun
+    with store.only_writer(out / "training.lock") if first else nullcontext(), store.room_in(out):
         folder = training.train(plan)
-    print(f"the model is in {folder}")
+    if first:
+        print(f"the model is in {folder}")
 
 
 @command("training up to its last checkpoint is kept in {out}; repeat the command to go on from there")

@@ -20,7 +20,8 @@ class RandomPolicy:
         big, small, skip: probabilities of the three choices; they sum to 1.
         any_share: draw for every text anew, evenly between 0 and 1, the probability of big; the others share the rest as they
             would without it. A model trained so knows routes of every budget.
-        seed: the draw; the same seed, text (its number in the batch) and token give the same route.
+        seed: the draw; the same seed, text (its number) and token give the same route.
+        first: number of the batch's first text; the others count on from there.
 
     Paper: arXiv 2410.10846, section 2, stage 1 (0.5, 0.5, 0).
 
@@ -33,6 +34,7 @@ class RandomPolicy:
     skip: float = 0.0
     seed: int = 0
     any_share: bool = False
+    first: int = 0
 
     def __post_init__(self) -> None:
         shares = (self.big, self.small, self.skip)
@@ -42,14 +44,18 @@ class RandomPolicy:
     def routes(self, batch: int, tokens: int, layers: int) -> Int[Tensor, "batch token layer"]:
         """Drawn routes, int8 `[batch, token, layer]`, on the CPU."""
         # a stream for each text, token by token: longer texts or more of them change none of the routes
-        streams = [np.random.Generator(np.random.Philox(key=(self.seed % 2**64, text))) for text in range(batch)]
+        numbers = range(self.first, self.first + batch)
+        streams = [self._stream(number) for number in numbers]
         draw = torch.from_numpy(np.stack([stream.random((tokens, layers), np.float32) for stream in streams]))
         big = torch.full((batch, 1, 1), self.big, dtype=torch.float64)
         if self.any_share:  # a stream of its own, so that a text's length changes nothing here either
-            big[:, 0, 0] = torch.from_numpy(np.random.Generator(np.random.Philox(self.seed % 2**64)).random(batch))
+            big[:, 0, 0] = torch.tensor([self._stream(2**63 + number).random() for number in numbers])
         rest = self.small + self.skip
         small = (1 - big) * (self.small / rest if rest else 0.0)
         routes = torch.full(draw.shape, BIG, dtype=torch.int8)
         routes[draw >= big] = SMALL
         routes[draw >= big + small] = SKIP
         return routes
+
+    def _stream(self, number: int) -> np.random.Generator:
+        return np.random.Generator(np.random.Philox(key=(self.seed % 2**64, number)))

@@ -101,7 +101,7 @@ def sample_targets(lm: LanguageModel, tokens: Tokens | np.ndarray, *, seed: int)
     for row, ids in enumerate(tokens.ids):
         draw = np.random.default_rng([seed, *ids.tolist()]).random(len(ids) - 1)
         # rows of the vocabulary without a token only fill it up: they are never drawn
-        cumulated = lm.head.logits(big[row])[:, : lm.known].softmax(-1).double().cumsum(-1).cpu().numpy()
+        cumulated = lm.head.logits(big[row])[:, : lm.known].softmax(-1).cpu().double().cumsum(-1).numpy()
         places = [np.searchsorted(line, x * line[-1], side="right") for line, x in zip(cumulated, draw.tolist())]
         found[row] = np.minimum(places, lm.known - 1)
     return found

@@ -13,6 +13,7 @@ import pandas as pd
 from .. import corpus
 from ..model.adapter import is_adapter
 from ..model.policy import RandomPolicy
+from ..places import replaced
 from ..records import whole
 from .preset import PRESETS, Preset
 from .record import CONVERSION, RECORD, read_record
@@ -41,10 +42,13 @@ class Stage1:
         bf16: matrix products in bfloat16, weights and sums in float32; always on a GPU. On processors with such products (AVX-512
             BF16, AMX) it is up to twice as fast.
         gradient_checkpointing: recompute activations to save memory.
+        shard: divide the weights among the processes (FSDP2, a decoder layer at a time), where torchrun starts several; otherwise
+            each holds all of them.
 
     Raises:
         ValueError: a preset that no new model can have; no sources, one named twice, unknown or never trained on; rows that
-            micro_rows does not divide; frozen or distil without a start, distil outside 0 to 1; an adapter that is not frozen.
+            micro_rows does not divide; shard with muon; frozen or distil without a start, distil outside 0 to 1; an adapter
+            that is not frozen.
         FileNotFoundError: a missing file or folder to start from.
     """
 
@@ -62,6 +66,7 @@ class Stage1:
     distil: float = 0.0
     bf16: bool = False
     gradient_checkpointing: bool = False
+    shard: bool = False
 
     def __post_init__(self) -> None:
         if not self.sources or len(set(self.sources)) < len(self.sources):
@@ -78,6 +83,8 @@ class Stage1:
             raise ValueError(f"optimizer {self.optimizer!r}: allowed are {', '.join(OPTIMIZERS)}")
         if not 0 <= self.distil <= 1:
             raise ValueError(f"distil {self.distil}: give 0 (the text alone) to 1 (the big model's predictions alone)")
+        if self.shard and self.optimizer == "muon":
+            raise ValueError("shard with muon: its updates need whole matrices; take adamw, or leave out shard")
         if (self.frozen or self.distil) and self.start is None:
             raise ValueError("frozen or distil: there is no model to keep or to learn from; give a start")
         if self.start is not None and is_adapter(self.start) and not self.frozen:
@@ -137,14 +144,12 @@ class Stage1:
         path = self.out / "plan.json"
         known = json.loads(path.read_text()) if path.is_file() else facts
         known = {"optimizer": "adamw", "bf16": False, **known}  # of a time when there was no other
-        known["policy"] = {"any_share": False, **known["policy"]}
+        known["policy"] = {"any_share": False, "first": 0, **known["policy"]}
         changed = [f"{name}={known.get(name)!r}" for name in kept if known.get(name) != facts[name]]
         if changed:
             raise ValueError(f"{self.out} holds a run with {', '.join(changed)}: repeat that, or give another folder")
         self.out.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(facts, indent=1) + "\n")
-        temporary.replace(path)
+        replaced(path, lambda partial: partial.write_text(json.dumps(facts, indent=1) + "\n"))
 
     def before(self) -> tuple[list[dict[str, Any]], pd.DataFrame]:
         """Legs and log of the model that the run starts from; empty where nothing came with it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from functools import partial
@@ -28,7 +29,8 @@ from .text import Rows, held_out, rows_of, tokenizer_of
 
 
 class DuoTrainer(Trainer):
-    """`Trainer` whose forward passes take random routes, drawn anew for every batch from the seed and the batch's rows."""
+    """`Trainer` whose forward passes take random routes, drawn anew for every row from the seed and the row's number: any number
+    of processes draws the same."""
 
     model: Any
     train_dataset: Any
@@ -77,7 +79,7 @@ class DuoTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         first = int(inputs.pop("row")[0])
-        policy = replace(self.policy, seed=self.policy.seed + first)
+        policy = replace(self.policy, first=first)
         loss: Any = None
         with self.products():
             if self.distil == 1:  # the text says nothing then
@@ -88,6 +90,8 @@ class DuoTrainer(Trainer):
             with torch.no_grad(), self.products():  # nothing is dropped out of either
                 taught = (self.teacher or model)(inputs["input_ids"], use_cache=False).logits
             learned = divergence(taught, out.logits, num_items_in_batch)
+            if num_items_in_batch is not None:  # those of all processes, whose gradients are averaged
+                learned = learned * self.args.world_size
             loss = learned if loss is None else torch.lerp(loss, learned, self.distil)
         if not bool(torch.isfinite(loss.detach())):
             raise ValueError(
@@ -166,12 +170,17 @@ def train(plan: Stage1, *, max_steps: int | None = None) -> Path:
 
     Raises:
         ValueError: a folder that holds another plan's run, a damaged record of the model to start from, text too short
-            for two rows, several processes or GPUs, a loss that is not finite.
+            for two rows, processes that do not divide the rows of a step, several GPUs in one process, a loss that is not finite.
+
+    Under torchrun every process calls this; the first writes.
     """
-    plan.claim()
-    before = plan.before()
-    tokenizer = tokenizer_of(plan)
-    rows = rows_of(plan, tokenizer)
+    arguments = _arguments(plan)
+    with arguments.main_process_first(local=False):
+        plan.claim()
+        before = plan.before()
+        tokenizer = tokenizer_of(plan)
+        rows = rows_of(plan, tokenizer)
+        checkpoint = last_checkpoint(plan.out)
     torch.manual_seed(plan.seed)
     if plan.start:
         model = load_model(plan.start)
@@ -187,7 +196,7 @@ def train(plan: Stage1, *, max_steps: int | None = None) -> Path:
     teacher = load_model(plan.start) if plan.distil and plan.start and not plan.frozen else None
     trainer = DuoTrainer(
         model,
-        _arguments(plan),
+        arguments,
         train_dataset=Rows(list(rows["train"].values()), length=plan.steps * plan.preset.rows, seed=plan.seed),
         eval_dataset=list(range(1)),
         policy=replace(plan.policy, seed=plan.seed * 1_000_003),
@@ -198,9 +207,8 @@ def train(plan: Stage1, *, max_steps: int | None = None) -> Path:
         bf16=plan.bf16 or torch.cuda.is_available(),
         callbacks=[_StopAt(max_steps)] if max_steps else None,
     )
-    checkpoint = last_checkpoint(plan.out)
     begun = int(checkpoint.name.rpartition("-")[2]) / plan.steps if checkpoint else 0.0
-    with progress.bar(f"training {plan.out.name}", begun=begun) as watch:
+    with progress.bar(f"training {plan.out.name}", begun=begun, quiet=arguments.process_index > 0) as watch:
         trainer.add_callback(_Tell(watch))
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     return _finish(plan, trainer, tokenizer, *before)
@@ -217,10 +225,18 @@ def _stop_dropout(model: torch.nn.Module) -> None:
 
 
 def _arguments(plan: Stage1) -> TrainingArguments:
+    """The plan in the words of `Trainer`; a step's rows are divided among the processes."""
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if plan.preset.rows % (plan.micro_rows * processes):
+        raise ValueError(
+            f"{processes} processes with micro_rows {plan.micro_rows} must divide the {plan.preset.rows} rows of a step"
+        )
+
+    blocks = list(CLASSES[plan.preset.family][1]._no_split_modules)
     found = TrainingArguments(
         output_dir=str(plan.out),
         per_device_train_batch_size=plan.micro_rows,
-        gradient_accumulation_steps=plan.preset.rows // plan.micro_rows,
+        gradient_accumulation_steps=plan.preset.rows // (plan.micro_rows * processes),
         max_steps=plan.steps,
         learning_rate=plan.preset.learning_rate,
         lr_scheduler_type="cosine_with_min_lr",
@@ -241,10 +257,15 @@ def _arguments(plan: Stage1) -> TrainingArguments:
         disable_tqdm=True,
         dataloader_num_workers=0,
         dataloader_pin_memory=torch.cuda.is_available(),
+        use_cpu=processes > 1 and not torch.cuda.is_available(),
+        ddp_find_unused_parameters=True,  # an FFN that no token took
+        fsdp="full_shard" if plan.shard else None,
+        fsdp_config={"transformer_layer_cls_to_wrap": blocks} if plan.shard else None,
     )
-    if found.world_size * max(1, found.n_gpu) > 1:  # rows, their order and the losses are counted for one
+    if found.n_gpu > 1:
         raise ValueError(
-            f"{found.world_size} processes with {found.n_gpu} GPUs: training takes one of each; set CUDA_VISIBLE_DEVICES=0"
+            f"{found.n_gpu} GPUs in one process: start one for each, torchrun --nproc-per-node {found.n_gpu} -m duoviz"
+            " train ..., or set CUDA_VISIBLE_DEVICES=0"
         )
     return found
 
@@ -257,19 +278,21 @@ def _finish(
     log: pd.DataFrame,
 ) -> Path:
     """Write the model with all that is known of its training, `legs` and `log` of the model it started from included."""
-    folder, done = plan.out / "model", trainer.state.global_step
+    folder, done, model = plan.out / "model", trainer.state.global_step, _whole(trainer)
     names = [f"eval_{source}_{policy}" for source in plan.sources for policy in held_policies(plan.policy)]
     held = [row for row in trainer.state.log_history if row["step"] == done and names[0] in row]
     losses = held[-1] if held else trainer.evaluate()
+    if not trainer.is_world_process_zero():
+        return folder
     own = pd.DataFrame([row for row in trainer.state.log_history if "train_runtime" not in row])  # of this call alone
     own["tokens"] = own["step"] * plan.preset.step_tokens + sum(leg["tokens"] for leg in legs)
     if plan.distil:  # what was minimised is no loss on the text
         own["objective"], own["loss"] = own["loss"], float("nan")
     own["step"] += sum(leg["steps"] for leg in legs)
     if plan.start and is_adapter(plan.start):
-        save_adapter(trainer.model, folder, base=place_of_base(plan.start))
+        save_adapter(model, folder, base=place_of_base(plan.start))
     else:
-        (trainer.model if plan.policy.small else trainer.model.dense()).save_pretrained(folder)
+        (model if plan.policy.small else model.dense()).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     pd.concat([log, own] if len(log) else [own], ignore_index=True).to_parquet(folder / "training-log.parquet")
     legs = [*legs, plan.leg(done)]
@@ -283,6 +306,18 @@ def _finish(
     (folder / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
     (folder / "README.md").write_text(card(facts))
     return folder
+
+
+def _whole(trainer: DuoTrainer) -> DuoCausalLM:
+    """The trained model with all its weights, of which each process may hold a part; the first process gets them."""
+    if not trainer.is_fsdp_enabled:
+        return trainer.model
+    state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    if not trainer.is_world_process_zero():
+        return trainer.model
+    made = type(trainer.model)(trainer.model.config)
+    made.load_state_dict(state)
+    return made.eval()
 
 
 class _Tell(TrainerCallback):

@@ -1,0 +1,94 @@
+"""Stage 1 by several processes under torchrun: what one process learns, however the weights are held and whoever dies."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import psutil
+import pytest
+from test_training import plan, sources, weights  # noqa: F401 (one is a fixture)
+
+from duoviz import training
+
+ROOT = Path(__file__).resolve().parents[1]
+WAYS = {
+    "each holds all weights": {},
+    "the weights are divided": {"shard": True},
+    "muon": {"optimizer": "muon"},
+}
+CODE = """
+import sys, time
+from test_training import plan
+from duoviz import training
+from duoviz.training.run import DuoTrainer
+out, pause, first, second, changes = sys.argv[1:]
+step = DuoTrainer.training_step
+def slow(self, *args, **kwargs):
+    time.sleep(float(pause))
+    return step(self, *args, **kwargs)
+DuoTrainer.training_step = slow
+training.train(plan(__import__("pathlib").Path(out), (first, second), micro_rows=1, **eval(changes)))
+"""
+
+
+def started(out, texts, *, pause=0.0, restarts=0, **changes):
+    """Two processes that train together."""
+    script = out.parent / f"{out.name}.py"
+    script.write_text(CODE)
+    run = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", str(restarts)]
+    command = [sys.executable, "-m", *run, str(script), str(out), str(pause), *texts, repr(changes)]
+    paths = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
+    paths["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # gloo would look for processes of before a restart
+    return subprocess.Popen(
+        command, cwd=ROOT, env={**os.environ, **paths}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def log_of(folder):
+    return pd.read_parquet(folder / "model" / "training-log.parquet")
+
+
+def close(one, other):
+    """Losses on rows and holdout of two runs, step by step."""
+    for columns in ("loss", *[name for name in one if name.startswith("eval_")]):
+        np.testing.assert_allclose(one[columns].dropna(), other[columns].dropna(), atol=2e-4)
+
+
+@pytest.fixture(scope="module")
+def alone(sources, tmp_path_factory):  # noqa: F811
+    """The same run by one process."""
+
+    def run(**changes):
+        made = plan(tmp_path_factory.mktemp("alone") / "run", sources, micro_rows=1, **changes)
+        training.train(made)
+        return made.out
+
+    return run
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_two_processes_learn_what_one_learns(way, tmp_path, sources, alone):  # noqa: F811
+    process = started(tmp_path / "two", sources, **WAYS[way])
+    said, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, said
+    one = alone(**{name: value for name, value in WAYS[way].items() if name != "shard"})
+    close(log_of(one), log_of(tmp_path / "two"))
+    want, got = (weights(folder / "model") for folder in (one, tmp_path / "two"))
+    assert want.keys() == got.keys()
+    assert max(float((want[name] - got[name]).abs().max()) for name in want) < 5e-3
+
+
+def test_one_of_two_that_is_killed_costs_the_steps_since_the_checkpoint(tmp_path, sources, alone):  # noqa: F811
+    process = started(tmp_path / "two", sources, pause=0.3, restarts=2)
+    while not (tmp_path / "two" / "checkpoint-5" / "trainer_state.json").is_file():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    psutil.Process(process.pid).children()[-1].send_signal(signal.SIGKILL)
+    said, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, said
+    close(log_of(alone()), log_of(tmp_path / "two"))
