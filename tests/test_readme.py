@@ -5,7 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from duoviz import bench, frames
+from duoviz import frames
+from duoviz.bench import table as bench
 from duoviz.metrics import enough, mean_interval
 from duoviz.oracle import CARRIED, WITHOUT_LABEL
 from duoviz.study import Study, specimen

@@ -7,7 +7,7 @@ reads nearly everything, whatever the routes are: of the big FFNs `1 - (1 - p)^B
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -54,17 +54,18 @@ class Step:
 
 
 @torch.no_grad()
-def steps(lm: LanguageModel, router: Router | None, *, rounds: int = 3) -> Iterator[Step]:
+def steps(lm: LanguageModel, router: Router | None, *, rounds: int = 3, batches: Sequence[int] = ()) -> Iterator[Step]:
     """Every way at every number of texts; the ways take turns, after one round that does not count.
 
     Args:
         lm: the model.
         router: one of its routers, or None.
         rounds: how often each way makes a text of `STEPS` tokens.
+        batches: texts side by side; `BATCHES` if none are given.
     """
     ways, dense = _ways(lm, router), lm.model.dense()
     rate = memory_rate(lm)
-    for batch in BATCHES:
+    for batch in batches or BATCHES:
         prompt = torch.randint(0, lm.known, (batch, PROMPT), generator=torch.Generator().manual_seed(batch)).to(
             lm.device
         )

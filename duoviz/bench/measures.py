@@ -195,7 +195,7 @@ def _memory(folder: str) -> Row:
 
 def _in_own_process(measure: str, *arguments: str) -> float:
     """What a function of this package returns, in a process where nothing else has run."""
-    code = f"import sys; from duoviz import bench; print(bench.{measure}(*sys.argv[1:]))"
+    code = f"import sys; from duoviz.bench import measures; print(measures.{measure}(*sys.argv[1:]))"
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
     return float(done.stdout)
 

@@ -49,23 +49,34 @@ def bench(
     specimen: Annotated[
         str, typer.Option(help="A real model for deep searches and steps of generate, such as data/smollm2-duo.")
     ] = "",
+    accelerator: Annotated[
+        bool, typer.Option("--accelerator", help="Instead, what a GPU is for: large models with random weights.")
+    ] = False,
     out: Annotated[Path, typer.Option(help="The table as JSON.")] = Path("runs/bench.json"),
     ship: Annotated[bool, typer.Option(help="Also put the table in data/bench.json and the README.")] = False,
 ) -> None:
     """Measure what is fast and what is not, as ratios in one run."""
-    from .. import bench as benchmarks
     from .. import places
+    from ..bench import accelerator as gpus
+    from ..bench import table
 
     if ship and not places.REPOSITORY:
         raise ValueError("--ship puts the table in the repository, and this package was installed without one")
-    print(f"{benchmarks.machine()}\n\n{benchmarks.HEADER}")
-    rows, steps = benchmarks.run(model, device=device, rounds=rounds, specimen=specimen or None)
+    print(f"{table.machine()}\n\n{table.HEADER}")
+    if accelerator:
+        sizes = gpus.TOY if device == "cpu" else gpus.LARGE
+        gpus.run(out, device="cuda" if device == "auto" else device, sizes=sizes)
+        print(f"\nalso in {out}")
+        return
+    from ..bench import measures
+
+    rows, steps = measures.run(model, device=device, rounds=rounds, specimen=specimen or None)
     shipped = places.SHIPPED / "data" / "bench.json"
     for path in [out, *([shipped] if ship else [])]:
-        benchmarks.write(rows, path, steps)
+        table.write(rows, path, steps)
     print(f"\nalso in {out}")
     if places.REPOSITORY and ship:
-        benchmarks.ship(shipped, places.REPOSITORY / "README.md")
+        table.ship(shipped, places.REPOSITORY / "README.md")
 
 
 @command("the notebooks copied so far are in {folder}")
