@@ -1,11 +1,16 @@
 """The house rules that a machine can check: ranks of imports, rooms without torch, sizes."""
 
 import ast
+import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+import duoviz
+from duoviz.model import LanguageModel
 
 ROOT = Path(__file__).resolve().parents[1]
 RANKS = {
@@ -115,3 +120,20 @@ def test_rooms_without_torch(name):
 def test_no_file_outgrows_its_room():
     long = {str(p.relative_to(ROOT)) for p in FILES if len(p.read_text().splitlines()) > 350}
     assert not long, "split them by question"
+
+
+def test_the_table_of_changes_names_files_that_exist():
+    text = (ROOT / "CONTRIBUTING.md").read_text().partition("## Where to change what")[2].partition("\n## ")[0]
+    named = re.findall(r"`([\w./-]+/[\w./-]*|[\w-]+\.toml)`", text)
+    assert len(named) > 20
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_the_ten_names_of_the_package_are_there():
+    names = re.findall(r"^\| `(\w+)\.(\w+|<question>)", duoviz.__doc__, re.M)
+    assert len(names) == 10
+    modules = [
+        (importlib.import_module(f"duoviz.{room}"), name) for room, name in names if room not in ("lm", "figures")
+    ]
+    assert [name for module, name in modules if not hasattr(module, name)] == []
+    assert hasattr(LanguageModel, "score")
