@@ -238,7 +238,7 @@ class Branches:
         choices: np.ndarray,
         then: Callable[[Tensor], Tensor] = _same,
     ) -> Tensor:
-        """What is made of the outputs of a layer for the children of its nodes."""
+        """Run one layer; for each child node, its parent's output under that child's choice."""
         x = x.to(self.keys[level].device)
         if self._fused and isinstance(prefix, Lockstep):
             outputs = self._fused[level](x, prefix)

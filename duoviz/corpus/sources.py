@@ -232,7 +232,7 @@ def _open_dataset(name: str, dataset: str, config: str, split: str) -> Iterable[
 
 
 def _find_on_the_hub(name: str, dataset: str) -> None:
-    """That the Hub has the dataset: asked once, as reading it would be tried again and again where there is no connection.
+    """Check that the Hub has the dataset: asked once, as reading it would be tried again and again where there is no connection.
 
     Raises:
         FileNotFoundError: it has not, or the name is that of a folder; ConnectionError: it cannot be reached.

@@ -76,7 +76,7 @@ def tasks(
 
 
 def check_installed() -> None:
-    """That lm-evaluation-harness can be imported.
+    """Check that lm-evaluation-harness can be imported.
 
     Raises:
         ValueError: if not.

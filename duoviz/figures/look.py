@@ -39,7 +39,7 @@ TEMPLATE = {"layout": {"hovermode": "closest", "autotypenumbers": "strict", "xax
 
 
 def needed(table: pd.DataFrame, columns: Iterable[str]) -> None:
-    """That a table has rows and the columns a figure draws.
+    """Check that a table has rows and the columns a figure draws.
 
     Raises:
         ValueError: if not, with what it has.

@@ -125,7 +125,7 @@ class Reading(HasTraits):
 
     @property
     def cheapest(self) -> str:
-        """What a layer does that is not big: small, or skip where no small FFN is searched."""
+        """The cheaper choice: small, or skip if small is not searched."""
         return "small" if LETTERS[SMALL] in self.question.choices else "skip"
 
     @property

@@ -74,7 +74,7 @@ def load(
 
 
 def _check_device(device: str) -> None:
-    """That something can be put on a device.
+    """Check that something can be put on a device.
 
     Raises:
         ValueError: if not.
@@ -306,7 +306,7 @@ def _same_activation(ffn: Any) -> None:
 
 
 def _check(path: Path | str, model: DuoCausalLM, report: dict[str, Any], new: str | None) -> None:
-    """That every weight was read, fits and is finite; those with `new` in their names may be missing.
+    """Check that every weight was read, fits and is finite; those with `new` in their names may be missing.
 
     Raises:
         ValueError: if not.

@@ -120,7 +120,7 @@ def taken(lm: LanguageModel, tokens: Tokens, context: str) -> Int8[np.ndarray, "
 def check_positions(
     lm: LanguageModel, tokens: Tokens, space: Space, positions: Sequence[int], setting: Setting
 ) -> None:
-    """That all routes of some positions of all texts can be looked at.
+    """Check that all routes of some positions of all texts can be looked at.
 
     Raises:
         ValueError: a space of another model, a position that is not there, more FLOPs than the setting allows.
@@ -200,7 +200,7 @@ def retraced(
         losses: of its routes; NaN where there is no landscape.
         spaces: the spaces searched, side by side: what is tried for one serves all.
         method: as in `search`.
-        seed: of the method's draws.
+        seed: of the method's random draws.
 
     Returns:
         Regret against the best route of each space, and how many routes were tried in all, for each landscape.

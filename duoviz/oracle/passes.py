@@ -139,7 +139,7 @@ def reference_routes(lm: LanguageModel, context: str) -> Int8[np.ndarray, " laye
 
 
 def check_space(lm: LanguageModel, space: Space) -> None:
-    """That a space is one of the model's.
+    """Check that a space is one of the model's.
 
     Raises:
         ValueError: another number of layers, or choices that the model does not have.
@@ -200,7 +200,8 @@ def commit(branches: Branches, position: int, taken: Int8[np.ndarray, "text laye
 def _choose(
     values: Float[Tensor, "seq route column"], group: Group, minimised: int, scored: int
 ) -> tuple[Int8[np.ndarray, "seq layer"], np.ndarray, np.ndarray, np.ndarray]:
-    """The best route of a group by one column for every text: the route, its value in another, margin and own value."""
+    """For each text the group's route with the lowest value in one column: the route, its value in another column, its margin and
+    that lowest value."""
     order = torch.from_numpy(group.order).to(values.device)
     every = values[:, order, minimised]
     lowest = every.topk(min(2, every.shape[1]), largest=False).values

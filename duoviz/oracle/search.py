@@ -1,4 +1,4 @@
-"""The best route of every token: what can be asked.
+"""The public search functions: `search` for one budget, `by_budget` for all, `survey` for several objectives.
 
 Paper: arXiv 2410.10846, section 2, stage 2.
 """
@@ -56,7 +56,7 @@ def search(
             curve that one search can answer, paths).
         objective: see `duoviz.oracle.objectives`.
         setting: batch, memory and cost bounds.
-        seed: of the method's draws, and of `null` and `sampled` where they name none.
+        seed: of the method's random draws, and of `null` or `sampled` if written without one.
         keep: keeps finished parts, so that a search that was cut off goes on from there (see `duoviz.oracle.execute`).
 
     Returns:
@@ -218,7 +218,7 @@ def _check(
     *,
     curve: bool = False,
 ) -> tuple[str, int]:
-    """That this can be asked of the model; name and number of the method.
+    """Check that the model supports this search; returns the method's name and number.
 
     Raises:
         ValueError: if it cannot.

@@ -197,7 +197,7 @@ def _parameters(path: Path) -> dict[str, Any]:
 
 
 def _check(asked: Mapping[str, Any], defaults: Mapping[Path, Mapping[str, Any]]) -> None:
-    """That the notebooks have these parameters, with values of these types.
+    """Check that the notebooks have these parameters, with values of these types.
 
     Raises:
         ValueError: if not.

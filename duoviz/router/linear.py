@@ -242,7 +242,7 @@ class Router(nn.Module):
         return self.run(lm, tokens)[1]
 
     def check(self, lm: LanguageModel) -> None:
-        """That the router can be used with the model.
+        """Check that the router can be used with the model.
 
         Raises:
             ValueError: another shape, a choice that the model does not have, or a router made for another model.

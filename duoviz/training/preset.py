@@ -117,7 +117,7 @@ class Preset:
         return config_for(entry.config(**fields), small_width=self.small)
 
     def check(self, config: PretrainedConfig) -> None:
-        """That a model that is there has this shape.
+        """Check that a model that is there has this shape.
 
         Raises:
             ValueError: if not.
