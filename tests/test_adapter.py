@@ -97,6 +97,16 @@ def test_damaged_adapters_are_refused(base, tmp_path, damage):
         model.load(tmp_path / "adapter")
 
 
+@pytest.mark.parametrize("folder", [".venv", "runs"])
+def test_a_base_below_the_working_directory_is_in_no_package(base, tmp_path, monkeypatch, folder):
+    (tmp_path / folder).mkdir()
+    shutil.move(base, tmp_path / folder / "dense")
+    monkeypatch.syspath_prepend(str(tmp_path))  # as python -m has it
+    adapted(tmp_path / folder / "dense", tmp_path / "adapter")
+    found = base_of(tmp_path / "adapter")
+    assert (found.path, found.package) == (str(tmp_path / folder / "dense"), "")
+
+
 def test_a_base_inside_an_installed_package_is_found_on_every_machine(base, tmp_path, monkeypatch):
     package = tmp_path / "site" / "weights_of_somebody"
     package.mkdir(parents=True)

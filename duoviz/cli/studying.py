@@ -174,8 +174,8 @@ def evaluate(
 def specimen(
     model: Model = "data/smollm2-duo",
     groups: Annotated[int, typer.Option(help="Runs of layers that choose together.")] = 10,
-    documents: Annotated[int, typer.Option(help="Documents of each source.")] = 48,
-    positions: Annotated[int, typer.Option(help="Positions of each document, evenly spaced.")] = 16,
+    documents: Annotated[int, typer.Option(help="Documents of each source.")] = 88,
+    positions: Annotated[int, typer.Option(help="Positions of each document, evenly spaced.")] = 8,
     out: Annotated[Path, typer.Option(help="Folder of the tables; notebook 7 reads data/specimen.")] = Path(
         "runs/specimen"
     ),

@@ -59,8 +59,11 @@ class Base:
         """The base of a Duo model, from the path that it was read from."""
         fingerprint = _fingerprint(model)
         for entry in map(Path, filter(None, sys.path)):
-            if Path(path).is_relative_to(entry / "") and find_spec(Path(path).relative_to(entry).parts[0]):
-                package, *inside = Path(path).relative_to(entry).parts
+            if not Path(path).is_relative_to(entry / ""):
+                continue
+            package, *inside = Path(path).relative_to(entry).parts
+            spec = find_spec(package) if package.isidentifier() else None  # nothing is called .venv
+            if spec and spec.origin:  # and a mere folder below the working directory is no package
                 distribution = packages_distributions().get(package, [package])[0]
                 return cls("/".join(inside), package, distribution, fingerprint)
         return cls(str(path), fingerprint=fingerprint)
