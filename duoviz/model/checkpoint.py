@@ -44,7 +44,11 @@ class Checkpoint:
         Raises:
             ValueError: a damaged file, or one of another training.
         """
-        if self.path is None or not self.path.is_file():
+        if self.path is None:
+            return []
+        for half_written in self.path.parent.glob(f"{self.path.name}.*.partial"):  # by a process that was killed
+            half_written.unlink()
+        if not self.path.is_file():
             return []
         try:
             state = torch.load(self.path, weights_only=True)

@@ -58,4 +58,5 @@ class RandomPolicy:
         return routes
 
     def _stream(self, number: int) -> np.random.Generator:
-        return np.random.Generator(np.random.Philox(key=(self.seed % 2**64, number)))
+        key = np.array([self.seed % 2**64, number], np.uint64)  # a tuple with a number above 2^63 would become float64
+        return np.random.Generator(np.random.Philox(key=key))
