@@ -20,9 +20,11 @@ WAYS = {
     "each holds all weights": {},
     "the weights are divided": {"shard": True},
     "muon": {"optimizer": "muon"},
+    "distilled": {"distil": 0.5},
 }
 CODE = """
 import sys, time
+from pathlib import Path, PosixPath
 from test_training import plan
 from duoviz import training
 from duoviz.training.run import DuoTrainer
@@ -32,7 +34,7 @@ def slow(self, *args, **kwargs):
     time.sleep(float(pause))
     return step(self, *args, **kwargs)
 DuoTrainer.training_step = slow
-training.train(plan(__import__("pathlib").Path(out), (first, second), micro_rows=1, **eval(changes)))
+training.train(plan(Path(out), (first, second), micro_rows=1, **eval(changes)))
 """
 
 
@@ -73,10 +75,11 @@ def alone(sources, tmp_path_factory):  # noqa: F811
 
 @pytest.mark.parametrize("way", WAYS)
 def test_two_processes_learn_what_one_learns(way, tmp_path, sources, alone):  # noqa: F811
-    process = started(tmp_path / "two", sources, **WAYS[way])
+    ways = WAYS[way] | ({"start": alone() / "model"} if way == "distilled" else {})
+    process = started(tmp_path / "two", sources, **ways)
     said, _ = process.communicate(timeout=240)
     assert process.returncode == 0, said
-    one = alone(**{name: value for name, value in WAYS[way].items() if name != "shard"})
+    one = alone(**{name: value for name, value in ways.items() if name != "shard"})
     close(log_of(one), log_of(tmp_path / "two"))
     want, got = (weights(folder / "model") for folder in (one, tmp_path / "two"))
     assert want.keys() == got.keys()

@@ -159,3 +159,12 @@ def test_findings_on_a_real_model_are_tables_that_need_no_model(study, tmp_path,
     shipped = specimen.read()
     assert shipped["luck"]["documents"].min() >= 16
     assert figures.luck_curve(shipped["luck"]).data
+
+
+def test_where_all_routes_are_dear_as_whole_texts_only_the_studys_own_method_changes(monkeypatch):
+    study = Study(documents=2, length=8)
+    assert study.asked("shipped-prose", ("nll",), context="uniform").method == "exhaustive"
+    monkeypatch.setattr("duoviz.study.survey.UNIFORM_FLOPS", 1.0)
+    assert study.asked("shipped-prose", ("nll",), context="uniform").method == "random-100"
+    assert study.asked("shipped-prose", ("nll",), context="uniform", method="exhaustive").method == "exhaustive"
+    assert study.asked("shipped-prose", ("nll",), context="reference:big").method == "exhaustive"

@@ -138,10 +138,14 @@ class Study:
         method: str | None = None,
         choices: str | None = None,
     ) -> Survey:
-        """A survey as it is asked for: `committed`, and with the study's own method and choices, if not given."""
-        context = context or "committed"
-        method = method or self.method(choices, context)
-        return Survey(self.lm, self.tokens(source), self.space(choices), objectives, context, method, self.seed)
+        """A survey as it is asked for: `committed`, with the study's own method and choices, if not given. Under `uniform` its
+        own method is `RANDOM` where all routes cannot be enumerated or are too dear (`UNIFORM_FLOPS`)."""
+        tokens, space, context = self.tokens(source), self.space(choices), context or "committed"
+        if method is None:
+            method = self.method(choices, context)
+            if context == "uniform" and (method != "exhaustive" or dear(self.lm, tokens, space)):
+                method = RANDOM  # the other searches follow one token's routes, not a whole text's
+        return Survey(self.lm, tokens, space, objectives, context, method, self.seed)
 
     def live(
         self, source: str, space: routes.Space, *, documents: int, positions: int, context: str = "committed"

@@ -23,8 +23,7 @@ class Survey:
     Attributes:
         lm, tokens, space: model, texts, and the routes that they may take.
         objectives: see `duoviz.oracle.objectives`.
-        context, method, seed: as in `oracle.survey`. Under `uniform` the method becomes `RANDOM` where all routes are too many
-            (`UNIFORM_FLOPS`) or cannot be enumerated.
+        context, method, seed: as in `oracle.survey`.
     """
 
     lm: LanguageModel
@@ -34,10 +33,6 @@ class Survey:
     context: str
     method: str
     seed: int
-
-    def __post_init__(self) -> None:
-        if self.context == "uniform" and (self.method != "exhaustive" or dear(self.lm, self.tokens, self.space)):
-            object.__setattr__(self, "method", RANDOM)  # the searches follow one token's routes, not a whole text's
 
     @property
     def parts(self) -> list[tuple[str, ...]]:

@@ -222,7 +222,7 @@ def run(sweep: Sweep, on: str, resources: engines.Resources, *, say: Callable[[s
         raise ValueError(missing)
     if name == "local":
         merge(sweep)
-    elif said := engines.run(
-        name, [partial(merge, sweep)], resources
-    ):  # where the model runs as it does for the workers
+        return
+    said = engines.run(name, [partial(merge, sweep)], resources)  # where the model is what the workers have, dtype too
+    if said:
         raise ValueError(f"all shards are done, and kept, but they could not be merged: {said[0]}")

@@ -211,7 +211,10 @@ def train(plan: Stage1, *, max_steps: int | None = None) -> Path:
     with progress.bar(f"training {plan.out.name}", begun=begun, quiet=arguments.process_index > 0) as watch:
         trainer.add_callback(_Tell(watch))
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    return _finish(plan, trainer, tokenizer, *before)
+    folder = _finish(plan, trainer, tokenizer, *before)
+    trainer.accelerator.wait_for_everyone()
+    trainer.accelerator.end_training()  # a process that exits with its group open may crash in the group's threads
+    return folder
 
 
 def _stop_dropout(model: torch.nn.Module) -> None:
@@ -231,7 +234,6 @@ def _arguments(plan: Stage1) -> TrainingArguments:
         raise ValueError(
             f"{processes} processes with micro_rows {plan.micro_rows} must divide the {plan.preset.rows} rows of a step"
         )
-
     blocks = list(CLASSES[plan.preset.family][1]._no_split_modules)
     found = TrainingArguments(
         output_dir=str(plan.out),
