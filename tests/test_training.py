@@ -15,9 +15,9 @@ from conftest import tiny_model
 
 from duoviz import corpus, figures, training
 from duoviz.families import FAMILIES
-from duoviz.model import DuoCausalLM, RandomPolicy, load
+from duoviz.model import DuoCausalLM, RandomPolicy, duo, load
 from duoviz.study import training_rows
-from duoviz.training import PRESETS, Preset, Rows, Stage1, muon
+from duoviz.training import PRESETS, Preset, Rows, Stage1, attention, muon
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = Preset(16, 2, 2, 32, 4, 300, 32, 32 * 4 * 12, 4, 1e-2, 1e-3, warmup=2)
@@ -349,6 +349,30 @@ def test_products_in_bfloat16_leave_the_weights_in_float32(tmp_path, sources, wh
     losses = [facts_of(folder)["holdout_nats"] for folder in (whole, short)]
     for name, value in losses[0].items():
         assert losses[1][name] == pytest.approx(value, rel=0.01)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3_text", "mistral", "qwen3"])
+def test_attention_as_products_is_that_of_the_fused_one(family):
+    """Where a layer has a window, too: then it is left to the fused one, which takes a mask."""
+    torch.manual_seed(0)
+    config = replace(TINY, family=family).config()
+    if hasattr(config, "sliding_window"):
+        config.sliding_window = 4
+    model = duo.CLASSES[family][1](config)
+    ids = torch.randint(0, TINY.vocab, (2, TINY.context))
+    found = {}
+    for name in ("sdpa", attention.NAME):
+        model.set_attn_implementation("sdpa")
+        if name != "sdpa":
+            attention.use(model)
+        with torch.autocast("cpu", torch.bfloat16):
+            found[name] = model(ids, labels=ids, use_cache=False).loss
+        model.zero_grad()
+        found[name].backward()
+        found[name, "gradient"] = [one.grad.clone() for one in model.parameters() if one.grad is not None]
+    torch.testing.assert_close(found[attention.NAME], found["sdpa"], atol=2e-3, rtol=0)
+    for one, other in zip(found[attention.NAME, "gradient"], found["sdpa", "gradient"]):
+        assert float((one - other).norm()) <= 0.03 * float(other.norm())
 
 
 def test_rows_take_turns_and_every_epoch_has_its_own_order():

@@ -22,6 +22,7 @@ from ..model.duo import CLASSES, DuoCausalLM
 from ..model.loading import load_model
 from ..model.policy import RandomPolicy
 from ..routes import BIG, SMALL
+from . import attention
 from .card import card
 from .muon import Muon
 from .plan import Stage1
@@ -194,6 +195,9 @@ def train(plan: Stage1, *, max_steps: int | None = None) -> Path:
         for layer in layers:
             layer.duo_ffn.small.requires_grad_(True)
     teacher = load_model(plan.start) if plan.distil and plan.start and not plan.frozen else None
+    if plan.bf16:
+        for one in filter(None, (model, teacher)):
+            attention.use(one)
     trainer = DuoTrainer(
         model,
         arguments,
