@@ -341,7 +341,14 @@ def test_distillation_weighs_the_models_predictions_against_the_text(tmp_path, w
     assert first(1.0, micro_rows=4) == pytest.approx(taught, rel=2e-4)  # however the rows are cut into batches
 
 
-def test_products_in_bfloat16_leave_the_weights_in_float32(tmp_path, sources, whole):
+def test_products_in_bfloat16_leave_the_weights_in_float32(tmp_path, sources, whole, monkeypatch):
+    fused = attention.sdpa_attention_forward
+
+    def outside_of_training(*args, **kwargs):
+        assert not torch.is_autocast_enabled("cpu")
+        return fused(*args, **kwargs)
+
+    monkeypatch.setattr(attention, "sdpa_attention_forward", outside_of_training)
     short = training.train(plan(tmp_path / "short", sources, bf16=True))
     same, other = weights(whole), weights(short)
     assert all(one.dtype == torch.float32 for one in other.values())

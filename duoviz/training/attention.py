@@ -16,7 +16,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 NAME = "duo_products"
-CAUSAL_ALONE = frozenset({"scaling", "position_ids", "cache_position", "use_cache"})
+CAUSAL_ALONE = frozenset({"scaling", "position_ids", "cache_position", "use_cache", "num_items_in_batch"})
 """Arguments that change nothing about which tokens are seen, or are taken here."""
 LONGEST = 512
 """Tokens of a row; the scores of longer ones, all in memory, cost more than they save."""
