@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import inspect
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +14,7 @@ from jaxtyping import Float, Int8, Int64
 from torch import Tensor
 from transformers import DynamicCache
 
+from .. import memory
 from ..model import DuoFFN, LanguageModel
 from ..model.routing import in_this_thread
 from ..routes import BIG, SKIP, SMALL
@@ -29,7 +28,7 @@ At = tuple[slice, Rows] | slice
 """Which texts and which of their rows, or which texts."""
 PIECE = 2**22
 """Numbers that an intermediate result holds at most where it can be cut: 16 MB in float32. Fewer take more calls; of more,
-the C library gives the memory back each time (see `_keep_freed_memory`)."""
+the C library gives the memory back each time (see `duoviz.memory`)."""
 
 
 def _same(x: Tensor) -> Tensor:
@@ -116,7 +115,7 @@ class Branches:
         self.layers: list[Any] = list(lm.model.decoder_layers)
         self._piece = max(1, PIECE // lm.model.family.ffn_width(lm.model.config))  # rows of an FFN at one time
         self._fused = [Fused(layer, skip_scope=lm.skip_scope) for layer in self.layers] if applies(lm.model) else []
-        _keep_freed_memory()
+        memory.keep_freed()
         cache = DynamicCache()  # without the configuration, which may have it forget what leaves a sliding window
         # of every layer, since Gemma 3 rotates those with a window by another base
         places = _calls(self.layers, ("position_embeddings", "position_ids"))
@@ -294,19 +293,6 @@ def uniform_leaves(
             yield from below(level + 1, child, outputs[int(trie.choices[level][child])](slice(None)).view(x.shape))
 
     yield from below(0, 0, x)
-
-
-@lru_cache
-def _keep_freed_memory() -> None:
-    """Let the C library keep what is freed, for the whole process.
-
-    Layer after layer the trie takes and frees blocks of some MB. Where those go back to the system each time, a fifth of a
-    search is spent on having them mapped and cleared again.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:  # other C libraries than glibc do not have it
-        mallopt(-3, 2**25)  # M_MMAP_THRESHOLD: the most that every version takes
-        mallopt(-1, 2**30)  # M_TRIM_THRESHOLD
 
 
 @contextmanager
