@@ -308,6 +308,11 @@ def test_the_shell_writes_the_perplexity_of_every_way(tmp_path):
         assert table.loc[name, "perplexity"] == pytest.approx(expected.perplexity)
         assert table.loc[name, "share_big"] == expected.share_big == table.loc[name, "share_asked"]
     assert set(table["fingerprint"]) == {lm.fingerprint}
+    shared = ["--router", str(SHIPPED / "routers" / "budget-4"), "--on", "local:1", "--out", str(tmp_path / "on")]
+    done = CliRunner().invoke(app, [*map(str, words[:-2]), *shared])
+    assert done.exit_code == 0, done.output
+    other = pd.read_parquet(tmp_path / "on" / "perplexity.parquet")
+    np.testing.assert_allclose(other["perplexity"], table["perplexity"], rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -319,6 +324,7 @@ def test_the_shell_writes_the_perplexity_of_every_way(tmp_path):
         (("--small", 0.5), "without a share of big"),
         (("--route", "BQ"), "each letter must be one of"),
         (("--router", "no/such"), "there is no router.json"),
+        (("--on", "local"), "--on local divides documents: give --documents with it, and no --tasks"),
         (("--source", "hf:./nowhere"), "there is no folder ./nowhere"),
     ],
 )

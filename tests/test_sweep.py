@@ -16,8 +16,10 @@ from conftest import files_of_at_most, tiny_model
 from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
+from duoviz import evaluation
 from duoviz.cli import app
 from duoviz.study import Study, engines, sweep
+from duoviz.study.evaluations import EvaluationSweep
 from duoviz.study.shards import ATTEMPTS
 from duoviz.study.survey import Survey
 
@@ -108,6 +110,32 @@ def test_a_sweep_is_what_the_oracle_finds_whatever_the_number_of_shards(folder, 
         assert abs(part["loss_nats"].to_numpy() - curve.loss_nats.reshape(-1)).max() < 1e-5
     shared.survey("shipped-prose", ("nll", "null"), context=context)
     assert len(shared.found) == (2 if context == "committed" else 1)  # so do the notebooks
+
+
+def test_an_evaluation_in_shards_is_that_of_one_machine_and_keeps_its_parts(folder, tmp_path):
+    named = {"routes": ["BBSSBBS"], "bigs": [0.5], "seed": 3}
+
+    def evaluated(out, shards, **changes):
+        study = Study(model=str(folder), documents=5, results=tmp_path / out)
+        windows = {"length": 20, "stride": 7, "batch": 2, "ways": named} | changes
+        one = EvaluationSweep(study=study, source="shipped-prose", shards=shards, **windows)
+        sweep.work(one)
+        sweep.merge(one)
+        return (tmp_path / out / "perplexity.parquet").read_bytes()
+
+    assert evaluated("few", 1) == (whole := evaluated("many", 9))
+    found = pd.read_parquet(tmp_path / "many" / "perplexity.parquet").set_index("way")
+    lm = Study(model=str(folder)).lm
+    for name, way in evaluation.ways_of(lm, **named).items():
+        alone = evaluation.perplexity(lm, "shipped-prose", way=way, length=20, stride=7, documents=5)
+        for column in ("loss_nats", "loss_nats_low", "share_big", "bits_per_byte", "tokens", "documents"):
+            assert found.loc[name, column] == pytest.approx(alone.row()[column], rel=1e-6)
+    parts = sorted((tmp_path / "many").glob("perplexity.parts/*"))
+    before = {part: part.stat().st_mtime_ns for part in parts}
+    parts[0].unlink()
+    assert evaluated("many", 9) == whole
+    assert [part for part in parts if part.stat().st_mtime_ns != before[part]] == parts[:1]
+    assert evaluated("many", 9, stride=5) != whole
 
 
 def test_a_shard_is_computed_once_and_again_only_if_something_is_gone(folder, undisturbed, tmp_path):

@@ -1,4 +1,4 @@
-"""Subcommands that look at a model as it is: `score`, `oracle`, `evaluate`, `specimen`."""
+"""Subcommands that look at a model as it is: `score`, `oracle`, `specimen`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from .command import (
     Free,
     Groups,
     Length,
-    MicroRows,
     Model,
     Seed,
     Source,
@@ -123,51 +122,6 @@ def oracle(
     print(frames.curve_summary([curve], tokens).to_string(index=False))
     print(f"replay: at most {curve.replay_error.max():.1e} nats from one ordinary forward pass")
     print(f"{len(table):,} routes with their tokens: {out / 'routes.parquet'}")
-
-
-@command("nothing is kept of an evaluation; repeat the command, with fewer --documents or a smaller --limit")
-def evaluate(
-    source: Annotated[str | None, typer.Option(help="Perplexity on this corpus source (see oracle).")] = None,
-    tasks: Annotated[str, typer.Option(help="Or tasks of lm-evaluation-harness, separated by commas.")] = "",
-    route: Annotated[list[str] | None, typer.Option(help="One letter per layer for all tokens; repeatable.")] = None,
-    router: Annotated[list[Path] | None, typer.Option(help="Folder of a router; repeatable.")] = None,
-    big: Annotated[list[float] | None, typer.Option(help="Share of big of random choices; repeatable.")] = None,
-    small: Annotated[float | None, typer.Option(help="Share of small beside --big; what is left if not given.")] = None,
-    skip: Annotated[float | None, typer.Option(help="Share of skips beside --big; 0 if not given.")] = None,
-    length: Annotated[int | None, typer.Option(help="Tokens of a window; the context if not given.")] = None,
-    stride: Annotated[
-        int | None, typer.Option(help="Tokens from window to window; half the length by default.")
-    ] = None,
-    documents: Annotated[int | None, typer.Option(help="Stop after so many documents of the source.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Documents of each task; all if not given.")] = None,
-    fewshot: Annotated[int | None, typer.Option(help="Examples before each; the task's number if not given.")] = None,
-    include_path: Annotated[Path | None, typer.Option(help="Folder with tasks of your own.")] = None,
-    model: Model = str(SHIPPED),
-    batch_size: MicroRows = 8,
-    seed: Seed = 0,
-    bos: Bos = "auto",
-    out: Annotated[Path, typer.Option(help="Folder for the table.")] = Path("runs/evaluate"),
-) -> None:
-    """Perplexity with sliding windows, or tasks such as arc_easy, for one or several ways to route the tokens."""
-    from .. import evaluation, study
-
-    cut = {"--source": source, "--length": length, "--stride": stride, "--documents": documents}
-    cut["--bos"] = None if bos == "auto" else bos_of(bos)
-    own = {"--limit": limit, "--fewshot": fewshot, "--include-path": include_path}
-    if wrong := [name for name, value in (cut if tasks else own).items() if value is not None]:
-        raise ValueError(f"{', '.join(wrong)} {'beside' if tasks else 'without'} --tasks says nothing: leave one out")
-    if tasks:
-        evaluation.check_installed()
-    lm, named = study.Study(model=model).lm, {"routes": route or (), "routers": router or (), "bigs": big or ()}
-    ways = evaluation.ways_of(lm, **named, small=small, skip=skip, seed=seed)  # type: ignore[arg-type]
-    asked: dict[str, Any] = {name[2:].replace("-", "_"): value for name, value in (own if tasks else cut).items()}
-    if tasks:
-        rows = evaluation.tasks(lm, tasks.split(","), ways=ways, batch_size=batch_size, **asked)
-    else:
-        asked |= {"source": source or "shipped-prose", "bos": bos_of(bos)}
-        rows = evaluation.perplexities(lm, ways=ways, batch_size=batch_size, **asked)
-    print(evaluation.write(lm, rows, out / ("tasks" if tasks else "perplexity")).to_string(index=False))
-    print(f"also in {out}, as parquet and JSON")
 
 
 @command("finished results are kept in runs/results; repeat the command to go on from there")

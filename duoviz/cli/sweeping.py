@@ -1,4 +1,4 @@
-"""Subcommands for many documents and many workers: `sweep`, `landscape`."""
+"""Subcommands for many documents and many workers: `sweep`, `landscape`, `evaluate`."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from .command import (
     Free,
     Groups,
     Length,
+    MicroRows,
     Model,
     Seed,
     Source,
@@ -105,6 +106,74 @@ def landscape(
     _run(asked, on, threads, gpus_per_worker, slurm)
     routes, table, _ = losses.read(out)
     print(f"{len(table):,} positions, each with the losses of {len(routes):,} routes, are in {out}")
+
+
+@command(
+    "with --on, finished shards are kept in {out}: repeat the command to go on; else nothing is kept of an evaluation"
+)
+def evaluate(
+    source: Annotated[str | None, typer.Option(help="Perplexity on this corpus source (see oracle).")] = None,
+    tasks: Annotated[str, typer.Option(help="Or tasks of lm-evaluation-harness, separated by commas.")] = "",
+    route: Annotated[list[str] | None, typer.Option(help="One letter per layer for all tokens; repeatable.")] = None,
+    router: Annotated[list[Path] | None, typer.Option(help="Folder of a router; repeatable.")] = None,
+    big: Annotated[list[float] | None, typer.Option(help="Share of big of random choices; repeatable.")] = None,
+    small: Annotated[float | None, typer.Option(help="Share of small beside --big; what is left if not given.")] = None,
+    skip: Annotated[float | None, typer.Option(help="Share of skips beside --big; 0 if not given.")] = None,
+    length: Annotated[int | None, typer.Option(help="Tokens of a window; the context if not given.")] = None,
+    stride: Annotated[
+        int | None, typer.Option(help="Tokens from window to window; half the length by default.")
+    ] = None,
+    documents: Annotated[int | None, typer.Option(help="Stop after so many documents of the source.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Documents of each task; all if not given.")] = None,
+    fewshot: Annotated[int | None, typer.Option(help="Examples before each; the task's number if not given.")] = None,
+    include_path: Annotated[Path | None, typer.Option(help="Folder with tasks of your own.")] = None,
+    model: Model = str(SHIPPED),
+    batch_size: MicroRows = 8,
+    seed: Seed = 0,
+    bos: Bos = "auto",
+    out: Annotated[Path, typer.Option(help="Folder for the table.")] = Path("runs/evaluate"),
+    on: Annotated[str | None, typer.Option(help="Divide the documents of --source among workers, as in sweep.")] = None,
+    shards: Shards = 512,
+    threads: Threads = 1,
+    gpus_per_worker: Gpus = 0,
+    slurm: Slurm = None,
+) -> None:
+    """Perplexity with sliding windows, or tasks such as arc_easy, for one or several ways to route the tokens."""
+    import pandas as pd
+
+    from .. import evaluation, study
+    from ..study.evaluations import EvaluationSweep
+
+    cut = {"--source": source, "--length": length, "--stride": stride, "--documents": documents}
+    cut["--bos"] = None if bos == "auto" else bos_of(bos)
+    own = {"--limit": limit, "--fewshot": fewshot, "--include-path": include_path}
+    if wrong := [name for name, value in (cut if tasks else own).items() if value is not None]:
+        raise ValueError(f"{', '.join(wrong)} {'beside' if tasks else 'without'} --tasks says nothing: leave one out")
+    if tasks:
+        evaluation.check_installed()
+    named: dict[str, Any] = {"routes": route or (), "routers": router or (), "bigs": big or ()}
+    named |= {"small": small, "skip": skip, "seed": seed}
+    asked: dict[str, Any] = {name[2:].replace("-", "_"): value for name, value in (own if tasks else cut).items()}
+    if not tasks:
+        asked |= {"source": source or "shipped-prose", "bos": bos_of(bos)}
+    if on is not None:
+        if tasks or documents is None:
+            raise ValueError(f"--on {on} divides documents: give --documents with it, and no --tasks")
+        asked |= {"study": _study(model, asked["source"], asked.pop("documents"), out)}
+        named["routers"] = [folder.resolve() for folder in named["routers"]]
+        given = EvaluationSweep(**asked, ways=named, batch=batch_size, shards=shards)
+        _run(given, on, threads, gpus_per_worker, slurm)
+        table = pd.read_parquet(out / "perplexity.parquet").drop(columns=["model", "fingerprint"])
+    else:
+        lm = study.Study(model=model).lm
+        ways = evaluation.ways_of(lm, **named)
+        if tasks:
+            rows = evaluation.tasks(lm, tasks.split(","), ways=ways, batch_size=batch_size, **asked)
+        else:
+            rows = evaluation.perplexities(lm, ways=ways, batch_size=batch_size, **asked)
+        table = evaluation.write(lm, rows, out / ("tasks" if tasks else "perplexity"))
+    print(table.to_string(index=False))
+    print(f"also in {out}, as parquet and JSON")
 
 
 def _study(model: str, source: str, documents: int, out: Path, **ways: Any) -> Any:

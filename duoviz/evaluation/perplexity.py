@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -121,39 +122,139 @@ def perplexity(
             cannot take; NaN among the losses.
         FileNotFoundError: a missing file.
     """
-    length = min(lm.context, LONGEST) if length is None else length
-    stride = max(1, length // 2) if stride is None else stride
-    first = len(corpus.special_beginning(lm.tokenizer, bos))
-    _check(lm, length - first, stride, documents, batch_size)
-    way = ways_.check(lm, way)
-    training.warn_of_split(lm.path, source)
-    texts = list(islice(_texts(lm, source, split, bos), documents))
-    total, done = sum(len(ids) - max(1, first) for ids, _ in texts), 0
-    pieces = _pieces(lm, texts, way, length - first, stride, first)
-    rows: list[Float32[np.ndarray, "row position"]] = []
-    names: list[str] = []
-    counts, size = np.zeros(len(LETTERS), np.int64), 0
-    with progress.bar(f"perplexity of {source}, {ways_.describe(way)}") as watch:
-        while batch := list(islice(pieces, batch_size)):
-            for (document, new, piece), reading in zip(batch, ways_.read(lm, [piece for *_, piece in batch], way)):
-                rows.append(_rows(reading.loss_nats, stride))
-                names += [document] * len(rows[-1])
-                counts += np.bincount(reading.routes[-len(piece.targets) :].ravel(), minlength=len(counts))
-                size += new
-                done += len(piece.targets)
-            watch(done / total)
-    if not rows:
-        raise ValueError(f"source {source!r} holds no document of two tokens or more: there is nothing to predict")
-    return Perplexity(
-        source=source,
-        way=ways_.describe(way),
-        length=length,
-        stride=stride,
-        loss_nats=metrics.mean_interval(np.concatenate(rows), names),
-        bytes=size,
-        share_asked=ways_.share_asked(way),
-        **ways_.shares(counts),
-    )
+    asked = Windows.of(lm, source, way=way, length=length, stride=stride, split=split, bos=bos)
+    whole(documents=1 if documents is None else documents)
+    return asked.summary(asked.scores(lm, slice(documents), batch_size=batch_size))
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The losses of some documents.
+
+    Attributes:
+        loss_nats: in rows of one width, the last of a document filled up with NaN.
+        documents: the number of each row's document in its source.
+        bytes: as in `Perplexity`.
+        counts: how often each choice was taken.
+    """
+
+    loss_nats: Float32[np.ndarray, "row position"]
+    documents: Int64[np.ndarray, " row"]
+    bytes: int
+    counts: Int64[np.ndarray, " choice"]
+
+    @classmethod
+    def joined(cls, parts: Sequence[Scores]) -> Scores:
+        """Those of several parts, in their order."""
+        return cls(
+            np.concatenate([part.loss_nats for part in parts]),
+            np.concatenate([part.documents for part in parts]),
+            sum(part.bytes for part in parts),
+            np.sum([part.counts for part in parts], axis=0),
+        )
+
+    def write(self, path: Path) -> None:
+        """As a file that `read` reads."""
+        with path.open("wb") as file:  # numpy gives a name an ending
+            np.savez(file, **vars(self))
+
+    @classmethod
+    def read(cls, path: Path) -> Scores:
+        """What `write` has written."""
+        with np.load(path) as kept:
+            return cls(kept["loss_nats"], kept["documents"], int(kept["bytes"]), kept["counts"])
+
+
+@dataclass(frozen=True)
+class Windows:
+    """What `perplexity` is asked, checked and with nothing left open; its attributes are those arguments."""
+
+    source: str
+    way: Way
+    length: int
+    stride: int
+    split: str = "holdout"
+    bos: corpus.Bos = "auto"
+
+    @classmethod
+    def of(
+        cls,
+        lm: LanguageModel,
+        source: str,
+        *,
+        way: Way,
+        length: int | None = None,
+        stride: int | None = None,
+        split: str = "holdout",
+        bos: corpus.Bos = "auto",
+    ) -> Windows:
+        """Arguments and errors as in `perplexity`."""
+        length = min(lm.context, LONGEST) if length is None else length
+        stride = max(1, length // 2) if stride is None else stride
+        corpus.present(lm.tokenizer)
+        room = length - len(corpus.special_beginning(lm.tokenizer, bos))
+        if not 1 <= room <= lm.context:
+            raise ValueError(f"length {room}: the model's context is {lm.context}, give 1..{lm.context} tokens")
+        if not 1 <= stride <= room:
+            raise ValueError(f"stride {stride}: windows of {room} tokens advance by 1..{room}")
+        return cls(source, ways_.check(lm, way), length, stride, split, bos)
+
+    def texts(self, lm: LanguageModel, documents: slice) -> list[tuple[Int64[np.ndarray, " token"], int]]:
+        """Token ids of some of the documents with something to predict, and the bytes of what is predicted of each."""
+        first = len(corpus.special_beginning(lm.tokenizer, self.bos))
+
+        def every() -> Iterator[tuple[Int64[np.ndarray, " token"], int]]:
+            for document in corpus.stream(self.source, split=self.split):
+                ids, offsets = corpus.tokenize(lm.tokenizer, document.text, bos=self.bos)
+                if len(ids) > max(1, first):
+                    start = 0 if first else offsets[0][1]
+                    yield np.array(ids, np.int64), len(document.text[start:].encode("utf-8", "surrogatepass"))
+
+        return list(islice(every(), documents.start, documents.stop))
+
+    def scores(
+        self, lm: LanguageModel, documents: slice = slice(None), *, batch_size: int = 8, quiet: bool = False
+    ) -> Scores:
+        """Read some of the documents, `batch_size` windows in a forward pass; errors as in `perplexity`."""
+        whole(batch_size=batch_size)
+        training.warn_of_split(lm.path, self.source)
+        texts, first = self.texts(lm, documents), len(corpus.special_beginning(lm.tokenizer, self.bos))
+        total, done, size = sum(len(ids) - max(1, first) for ids, _ in texts), 0, 0
+        pieces = _pieces(lm, texts, self.way, self.length - first, self.stride, first)
+        rows: list[Float32[np.ndarray, "row position"]] = []
+        numbers: list[int] = []
+        counts = np.zeros(len(LETTERS), np.int64)
+        with progress.bar(f"perplexity of {self.source}, {ways_.describe(self.way)}", quiet=quiet) as watch:
+            while batch := list(islice(pieces, batch_size)):
+                readings = ways_.read(lm, [piece for *_, piece in batch], self.way)
+                for (number, new, piece), reading in zip(batch, readings):
+                    rows.append(_rows(reading.loss_nats, self.stride))
+                    numbers += [number + (documents.start or 0)] * len(rows[-1])
+                    counts += np.bincount(reading.routes[-len(piece.targets) :].ravel(), minlength=len(counts))
+                    size, done = size + new, done + len(piece.targets)
+                watch(done / total)
+        return Scores(np.concatenate([np.empty((0, self.stride), np.float32), *rows]), np.array(numbers), size, counts)
+
+    def summary(self, scores: Scores) -> Perplexity:
+        """The perplexity of the documents that were read.
+
+        Raises:
+            ValueError: there are none.
+        """
+        if not len(scores.documents):
+            raise ValueError(
+                f"source {self.source!r} holds no document of two tokens or more: there is nothing to predict"
+            )
+        return Perplexity(
+            source=self.source,
+            way=ways_.describe(self.way),
+            length=self.length,
+            stride=self.stride,
+            loss_nats=metrics.mean_interval(scores.loss_nats, [str(number) for number in scores.documents]),
+            bytes=scores.bytes,
+            share_asked=ways_.share_asked(self.way),
+            **ways_.shares(scores.counts),
+        )
 
 
 def windows(tokens: int, *, length: int, stride: int) -> Iterator[tuple[int, int, int]]:
@@ -167,30 +268,9 @@ def windows(tokens: int, *, length: int, stride: int) -> Iterator[tuple[int, int
         scored = end
 
 
-def _check(lm: LanguageModel, length: int, stride: int, documents: int | None, batch_size: int) -> None:
-    corpus.present(lm.tokenizer)
-    if not 1 <= length <= lm.context:
-        raise ValueError(f"length {length}: the model's context is {lm.context}, give 1..{lm.context} tokens")
-    if not 1 <= stride <= length:
-        raise ValueError(f"stride {stride}: windows of {length} tokens advance by 1..{length}")
-    whole(documents=1 if documents is None else documents, batch_size=batch_size)
-
-
-def _texts(
-    lm: LanguageModel, source: str, split: str, bos: corpus.Bos
-) -> Iterator[tuple[Int64[np.ndarray, " token"], int]]:
-    """Token ids of each document with something to predict, and the bytes of what is predicted of it."""
-    first = len(corpus.special_beginning(lm.tokenizer, bos))
-    for document in corpus.stream(source, split=split):
-        ids, offsets = corpus.tokenize(lm.tokenizer, document.text, bos=bos)
-        if len(ids) > max(1, first):
-            start = 0 if first else offsets[0][1]
-            yield np.array(ids, np.int64), len(document.text[start:].encode("utf-8", "surrogatepass"))
-
-
 def _pieces(
     lm: LanguageModel, texts: Iterable[tuple[np.ndarray, int]], way: Way, length: int, stride: int, first: int
-) -> Iterator[tuple[str, int, Piece]]:
+) -> Iterator[tuple[int, int, Piece]]:
     """Every window of every document: the document's number, its bytes (once, else 0) and what is read.
 
     Args:
@@ -207,7 +287,7 @@ def _pieces(
             places = {"begin": begin + first, "end": min(end + first, len(ids) - 1), "scored": scored + first}
             if begin == 0:
                 places |= {"begin": 0, "scored": max(0, first - 1)}
-            yield str(number), 0 if begin else size, Piece.cut(ids, routes, first=first, **places)
+            yield number, 0 if begin else size, Piece.cut(ids, routes, first=first, **places)
 
 
 def _rows(losses: Float32[np.ndarray, " scored"], width: int) -> Float32[np.ndarray, "row position"]:

@@ -6,6 +6,7 @@ model takes as `duo_routes`, `duo_policy` and `duo_router`.
 
 from __future__ import annotations
 
+import hashlib
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -129,6 +130,13 @@ def describe(way: Way) -> str:
     asked, kind = (way.mixture, "router") if isinstance(way, Router) else (way, "random")
     parts = (f"{name} {part:g}" for name, part in (("big", asked.big), ("small", asked.small), ("skip", asked.skip)))
     return f"{kind} {', '.join(part for part in parts if not part.endswith(' 0'))}"
+
+
+def identity(way: Way) -> str:
+    """What tells a way from every other: a router by its weights and offsets."""
+    if isinstance(way, Router):
+        return hashlib.sha256(b"".join(one.cpu().numpy().tobytes() for one in way.state_dict().values())).hexdigest()
+    return repr(way) if isinstance(way, RandomPolicy) else describe(way)
 
 
 def share_asked(way: Way) -> float:
