@@ -78,6 +78,9 @@ def test_what_is_said_of_notebook_7_is_in_the_shipped_results():
 
 def test_the_benchmarks_are_those_of_the_stored_run():
     assert README.split(bench.MARK)[1].strip() == bench.table(ROOT / "data" / "bench.json")
+    shown = (ROOT / "notebooks" / "guides" / "many-machines.md").read_text().split(bench.MARK)[1].strip()
+    gpu = ROOT / "data" / "bench-gpu.json"
+    assert shown == (bench.table(gpu) if gpu.is_file() else "No GPU has been measured yet.")
 
 
 def test_pictures_and_notebooks_exist():

@@ -5,10 +5,9 @@ Every model has random weights, so that nothing has to be brought along; all siz
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +18,8 @@ from ..model import CLASSES, LanguageModel, RandomPolicy, forward_flops
 from ..records import Tokens
 from ..routes import Space
 from ..training import PRESETS, Preset
-from .decoding import grid, steps
-from .table import Row, line, machine
+from .decoding import Step, steps
+from .table import Row, line, write
 
 
 @dataclass(frozen=True)
@@ -79,27 +78,25 @@ def run(out: Path, *, device: str = "cuda", sizes: Sizes = LARGE, say: Callable[
         ValueError: a device that is not there.
     """
     rows: list[Row] = []
-    for row in _rows(torch.device(device), sizes, say):
-        rows.append(row)
-        say(line(row))
-        out.parent.mkdir(parents=True, exist_ok=True)
-        found = [{**asdict(one), "ratio": None if np.isnan(one.ratio) else one.ratio} for one in rows]
-        out.write_text(json.dumps({"machine": machine(), "rows": found}, indent=1) + "\n")
+    cells: list[Step] = []
+    for one in _measured(torch.device(device), sizes):
+        if isinstance(one, Step):
+            cells.append(one)
+            say(f"{one.way}, batch of {one.batch}: {one.ms:.3g} ms a step, {one.limit:.0%} of the memory's rate")
+        else:
+            rows.append(one)
+            say(line(one))
+        write(rows, out, cells, of="the first of these models")
     return rows
 
 
-def _rows(device: torch.device, sizes: Sizes, say: Callable[[str], None]) -> Iterator[Row]:
+def _measured(device: torch.device, sizes: Sizes) -> Iterator[Row | Step]:
     rate = product_rate(device, sizes.square)
     yield Row(f"bfloat16 product of {sizes.square:,} x {sizes.square:,}", rate / 1e12, "TFLOP/s")
     lm = random_model(sizes.paper, device)
     yield from _exact(lm, sizes, rate)
     yield from _rounded(lm, sizes)
-    found = list(steps(lm, None, rounds=2, batches=sizes.batches))
-    say(f"\n{grid(found)}\n")
-    for step in found:
-        yield Row(
-            f"step of generate, {step.batch} texts, {step.way}", step.ms, "ms", step.limit, "of the memory's rate"
-        )
+    yield from steps(lm, None, rounds=2, batches=sizes.batches)
     del lm
     deep = random_model(sizes.deep, device)
     yield from _paths(deep, sizes, rate)

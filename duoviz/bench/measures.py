@@ -72,7 +72,7 @@ def run(
         real = load(specimen, device=device)
         measure(searches(real, Study(model=specimen, documents=8, length=128).tokens("shipped-prose")))
         found = list(steps(real, _router(specimen, real.layers), rounds=max(1, rounds - 1)))
-        say(f"\n{SAID}\n\n{grid(found)}")
+        say(f"\n{SAID.format(of=specimen)}\n\n{grid(found)}")
     return rows, found
 
 

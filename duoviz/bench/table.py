@@ -77,11 +77,11 @@ def machine() -> str:
     return f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads{cuda}, torch {torch.__version__}"
 
 
-def write(rows: list[Row], out: Path, steps: list[Step] | None = None) -> None:
-    """The measurements as JSON."""
+def write(rows: list[Row], out: Path, steps: list[Step] | None = None, *, of: str = "") -> None:
+    """The measurements as JSON; `of` is the model that the steps are of."""
     out.parent.mkdir(parents=True, exist_ok=True)
     cleaned = [{**asdict(row), "ratio": None if np.isnan(row.ratio) else row.ratio} for row in rows]
-    found = {"machine": machine(), "rows": cleaned, "steps": [asdict(step) for step in steps or []]}
+    found = {"machine": machine(), "rows": cleaned, "of": of, "steps": [asdict(step) for step in steps or []]}
     out.write_text(json.dumps(found, indent=1) + "\n")
 
 
@@ -94,10 +94,11 @@ def table(path: Path) -> str:
     found = json.loads(path.read_text())
     rows = [Row(**{**row, "ratio": np.nan if row["ratio"] is None else row["ratio"]}) for row in found["rows"]]
     steps = [Step(**step) for step in found.get("steps", [])]
-    return "\n".join([found["machine"], "", HEADER, *lines(rows), *(["", SAID, "", grid(steps)] if steps else [])])
+    said = SAID.format(of=found["of"])
+    return "\n".join([found["machine"], "", HEADER, *lines(rows), *(["", said, "", grid(steps)] if steps else [])])
 
 
-def ship(path: Path, readme: Path) -> None:
-    """Put the table of `path` between the README's two `<!-- bench -->` marks."""
-    before, _, after = readme.read_text().split(MARK)
-    readme.write_text(f"{before}{MARK}\n{table(path)}\n{MARK}{after}")
+def ship(path: Path, page: Path) -> None:
+    """Put the table of `path` between a page's two `<!-- bench -->` marks."""
+    before, _, after = page.read_text().split(MARK)
+    page.write_text(f"{before}{MARK}\n{table(path)}\n{MARK}{after}")

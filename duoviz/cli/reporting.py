@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Annotated
 
@@ -54,14 +55,24 @@ def bench(
     ] = False,
     out: Annotated[Path, typer.Option(help="The table as JSON.")] = Path("runs/bench.json"),
     ship: Annotated[bool, typer.Option(help="Also put the table in data/bench.json and the README.")] = False,
+    ship_gpu: Annotated[
+        Path | None,
+        typer.Option(
+            help="Measure nothing: put a table of make gpu in data/bench-gpu.json and the guide to many machines."
+        ),
+    ] = None,
 ) -> None:
     """Measure what is fast and what is not, as ratios in one run."""
     from .. import places
     from ..bench import accelerator as gpus
     from ..bench import table
 
-    if ship and not places.REPOSITORY:
-        raise ValueError("--ship puts the table in the repository, and this package was installed without one")
+    if (ship or ship_gpu) and not places.REPOSITORY:
+        raise ValueError("a table is shipped with the repository, and this package was installed without one")
+    data, guides = places.SHIPPED / "data", places.SHIPPED / "notebooks" / "guides"
+    if ship_gpu:
+        table.ship(Path(shutil.copy(ship_gpu, data / "bench-gpu.json")), guides / "many-machines.md")
+        return
     print(f"{table.machine()}\n\n{table.HEADER}")
     if accelerator:
         sizes = gpus.TOY if device == "cpu" else gpus.LARGE
@@ -71,9 +82,9 @@ def bench(
     from ..bench import measures
 
     rows, steps = measures.run(model, device=device, rounds=rounds, specimen=specimen or None)
-    shipped = places.SHIPPED / "data" / "bench.json"
+    shipped = data / "bench.json"
     for path in [out, *([shipped] if ship else [])]:
-        table.write(rows, path, steps)
+        table.write(rows, path, steps, of=specimen)
     print(f"\nalso in {out}")
     if places.REPOSITORY and ship:
         table.ship(shipped, places.REPOSITORY / "README.md")
