@@ -81,6 +81,18 @@ def test_controls_find_a_rule_of_tokens_or_not_as_they_should(kind, planted, pla
         np.testing.assert_array_equal(router.load(tmp_path).routes(planted, texts), made.routes(planted, texts))
 
 
+@pytest.mark.parametrize("kind", ["distil", "pairwise"])
+def test_a_router_that_learns_from_other_tokens_losses_finds_nothing(kind, planted, planted_rows):
+    unexplained = []
+    for shuffled in (False, True):
+        _, log = router.train(planted, planted_rows, planted_plan(kind, shuffled=shuffled))
+        unexplained.append(log["unexplained"].iloc[-1])
+    assert unexplained[0] < 0.2
+    assert unexplained[1] > 0.9
+    with pytest.raises(ValueError, match="kind 'budget' learns from no labels that could be shuffled"):
+        planted_plan("budget", shuffled=True)
+
+
 @pytest.mark.parametrize("reads", [reads for reads in router.READS if reads != "frequency"])
 def test_what_a_router_reads_is_the_same_with_a_cache_and_one_token_at_a_time(reads, ids):
     lm = tiny_model()

@@ -6,7 +6,7 @@ import json
 import os
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -31,6 +31,9 @@ def router(
     objective: Annotated[
         str, typer.Option(help="What distil learns from: expected (no label is seen) or nll.")
     ] = "expected",
+    shuffled: Annotated[
+        bool, typer.Option("--shuffled", help="A control: learn from the losses of other tokens (distil, pairwise).")
+    ] = False,
     learning_rate: Annotated[float, typer.Option(help="Of the router.")] = 3e-3,
     sources: Sources = "python-prose,python-code",
     model: Model = str(SHIPPED),
@@ -42,7 +45,8 @@ def router(
     from ..routes import rest
 
     mixture = routers.Mixture(big=big, small=rest(big, skip) if small is None else small, skip=skip)
-    ways = {"kind": kind, "units": units, "reads": reads, "objective": objective, "learning_rate": learning_rate}
+    ways: dict[str, Any] = {"kind": kind, "units": units, "reads": reads, "objective": objective, "shuffled": shuffled}
+    ways["learning_rate"] = learning_rate
     made, log = study.train_router(
         model, out, mixture=mixture, tokens=tokens, sources=sources.split(","), seed=seed, **ways
     )

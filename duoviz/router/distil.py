@@ -41,6 +41,8 @@ def loss(
     )[0]
     gains = torch.from_numpy(losses[..., :1] - losses).to(ids.device).flatten(0, 1)  # [position, layer, choice]
     x = torch.stack([inputs.seen[layer].reshape(*ids.shape, -1)[:, :-1].flatten(0, 1) for layer in range(lm.layers)])
+    if plan.shuffled:
+        x = x[:, torch.randperm(x.shape[1], generator=draw)]
     shares = router.shares(chosen)
     for _ in range(plan.epochs):
         for rows in torch.randperm(len(gains), generator=draw).split(BATCH):

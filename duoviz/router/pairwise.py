@@ -115,6 +115,8 @@ def loss(
     losses = oracle.alternatives(lm, ids.cpu().numpy(), routes, drawn.numpy(), objectives=(plan.objective,))[0]
     nats = torch.from_numpy(losses).to(ids.device).flatten(0, 1)
     x = inputs.seen[0].reshape(*ids.shape, -1)[:, :-1].flatten(0, 1)
+    if plan.shuffled:
+        x = x[torch.randperm(len(x), generator=draw)]
     forms = terms_of(drawn).to(ids.device).flatten(0, 1)
     shares = router.shares(chosen)
     for _ in range(plan.epochs):

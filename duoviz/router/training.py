@@ -53,6 +53,8 @@ class Stage3:
         samples: of `policy`: how many routes are drawn for each text, and compared with each other; of `pairwise`: of each token.
         objective: of `distil` and `pairwise`: `expected` (without the label) or `nll`; see `duoviz.oracle.objectives`.
         epochs: of `distil` and `pairwise`: how often each step's losses are learned from.
+        shuffled: of `distil` and `pairwise`: learn from the losses of other tokens of the same texts; a control, which can find
+            no more than which layers are worth it.
         train_backbone: also train the model, at a tenth of the learning rate.
         save_every: steps between checkpoints, if there is a folder for them.
         seed: of the initial router.
@@ -75,6 +77,7 @@ class Stage3:
     samples: int = 4
     objective: str = "expected"
     epochs: int = 8
+    shuffled: bool = False
     train_backbone: bool = False
     save_every: int = 100
     seed: int = 0
@@ -89,6 +92,10 @@ class Stage3:
             raise ValueError(
                 f"kind 'threshold' with units {self.units}, reads {self.reads!r}: it has no network, and reads one of"
                 f" {', '.join(threshold.NUMBERS)}"
+            )
+        if self.shuffled and self.kind not in ("distil", "pairwise"):
+            raise ValueError(
+                f"kind {self.kind!r} learns from no labels that could be shuffled: only distil and pairwise do"
             )
         if self.train_backbone and self.kind not in ("budget", "straight-through"):
             raise ValueError(f"kind {self.kind!r} trains the router alone: it has no gradient for the model")
