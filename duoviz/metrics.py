@@ -210,6 +210,19 @@ def gap_interval(
     return _ratio(closed, np.nan_to_num(whole), documents)
 
 
+def explained(
+    predicted: Float[np.ndarray, "seq position"], true: Float[np.ndarray, "seq position"], documents: Sequence[str]
+) -> Interval:
+    """R squared of a prediction, with its interval over documents: 1 is exact, 0 that of the mean of the true values, which below
+    0 would predict better. NaN is left out.
+
+    Raises:
+        ValueError: as `mean_interval`.
+    """
+    spread = (true - np.nanmean(true)) ** 2
+    return _ratio(spread - (true - predicted) ** 2, np.nan_to_num(spread), documents)
+
+
 def scored(routes: Int8[np.ndarray, "*any layer"]) -> Bool[np.ndarray, "*any"]:
     """Which positions hold a route."""
     return routes[..., 0] >= 0

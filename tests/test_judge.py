@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from conftest import planted_plan
 
-from duoviz import evaluation, metrics, oracle, router
+from duoviz import evaluation, figures, frames, metrics, oracle, router
 from duoviz.evaluation.routers import _runs
 from duoviz.model import forward_flops
 from duoviz.records import Curve, Tokens
@@ -95,3 +95,34 @@ def test_budgets_are_met_on_the_text_at_hand_without_a_label(judged, planted):
     assert off["realised_big"] == 0
     assert met["realised_big"] == pytest.approx(1, abs=0.05)
     assert met["gap_closed"] == pytest.approx(1, abs=0.01)
+
+
+def test_what_a_router_says_of_a_gain_is_compared_with_the_gain(judged, planted, planted_rows):
+    _, tokens, made, _ = judged
+    gains = evaluation.predicted_gains(planted, tokens, made, objective="nll")
+    assert len(gains) == tokens.scored.sum() * 2
+    routes, losses = made.run(planted, tokens)
+    for row in gains.sample(20, random_state=0).itertuples():
+        seq = tokens.documents.index(row.document)
+        other = routes.copy()
+        other[seq, row.position, row.layer] = 3 - other[seq, row.position, row.layer]  # big for small, small for big
+        off = planted.score(tokens, other)[seq, row.position] - losses[seq, row.position]
+        takes_big = routes[seq, row.position, row.layer] == 2
+        assert row.realised_nats == pytest.approx(off if takes_big else -off, abs=1e-4)
+    expected = evaluation.predicted_gains(planted, tokens, made)
+    parts, layers = frames.calibration(expected, parts=4), frames.explained(expected)
+    assert (len(parts), len(layers)) == (4, 2)
+    assert layers["explained"].min() > 0.9  # what it learned
+    assert parts["positions"].sum() == layers["positions"].sum() == len(expected)
+    np.testing.assert_allclose(parts["predicted_nats"], parts["realised_nats"], atol=0.3)
+    one = expected[expected["layer"] == 1]
+    wrong = np.mean((one["realised_nats"] - one["predicted_nats"]) ** 2) / one["realised_nats"].var(ddof=0)
+    assert layers["explained"][1] == pytest.approx(1 - wrong)
+    none = metrics.explained(*np.random.default_rng(0).normal(size=(2, 40, 30)), [str(row) for row in range(40)])
+    assert none.low < -1 < none.high < -0.7  # a prediction as wide as the truth, and of something else
+    drawn = figures.gain_calibration(parts, layers)
+    np.testing.assert_allclose(drawn.data[1].y, parts["realised_nats"])
+    np.testing.assert_allclose(drawn.data[2].y, layers["explained"])
+    three = router.Router(2, 32, router.Mixture(0.5, 0.3, 0.2))
+    with pytest.raises(ValueError, match="choices '-SB': a gain is that of one choice over another"):
+        evaluation.predicted_gains(planted, tokens, three)

@@ -5,7 +5,7 @@ Paper: arXiv 2410.10846, figure 8 (quality against the share of big).
 """
 
 from .perplexity import Perplexity, perplexity, windows
-from .routers import CONTROLS, routers
+from .routers import CONTROLS, predicted_gains, routers
 from .tables import perplexities, write
 from .tasks import check_installed, tasks
 from .ways import Way, way_of, ways_of
@@ -17,6 +17,7 @@ __all__ = [
     "check_installed",
     "perplexities",
     "perplexity",
+    "predicted_gains",
     "routers",
     "tasks",
     "way_of",

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from jaxtyping import Int8
 
 from .. import metrics
 from ..model import LanguageModel, RandomPolicy, forward_flops, undisturbed
+from ..oracle import Setting, flips
 from ..records import Curve, Tokens
 from ..router import Router, calibrate
 from ..routes import BIG, SKIP, SMALL
@@ -120,3 +122,46 @@ def _judged(
     for column, interval in found.items():
         row |= interval.columns(column)
     return row | {"positions": found["loss_nats"].positions, "documents": found["loss_nats"].documents}
+
+
+@undisturbed
+def predicted_gains(
+    lm: LanguageModel, tokens: Tokens, router: Router, *, objective: str = "expected", setting: Setting = Setting()
+) -> pd.DataFrame:
+    """What each layer gains by its larger choice along the router's own routes, and what the router says of it.
+
+    A row for every scored position and layer: source, document, position, layer; predicted_nats, the difference of the router's
+    two logits, which the kind `distil` learns in nats (of other kinds only the order says something); realised_nats, the
+    difference of the losses while the token's other layers and all earlier tokens keep their routes (`oracle.flips`).
+
+    Args:
+        lm: the model.
+        tokens: text that the router has not seen.
+        router: of two choices.
+        objective: see `duoviz.oracle.objectives`; what is realised of it.
+        setting: batch and memory.
+
+    Raises:
+        ValueError: a router of three choices or of another model.
+    """
+    if len(router.choices) != 2:
+        raise ValueError(
+            f"a router with the choices {router.mixture.letters!r}: a gain is that of one choice over another"
+        )
+    routes, _ = router.run(lm, tokens)
+    with torch.no_grad():
+        logits = [lm.hidden_and_logits(tokens[rows], router)[1][:, :-1].cpu() for rows in lm.batches(tokens, 8)]
+    letters, places = router.mixture.letters, np.nonzero(tokens.scored)
+    losses = flips(lm, tokens, routes, objectives=(objective,), choices=letters, setting=setting)[0][places]
+    said = torch.cat(logits).numpy()[places]
+    layers = np.arange(lm.layers)
+    return pd.DataFrame(
+        {
+            "source": tokens.source,
+            "document": np.array(tokens.documents)[places[0]].repeat(lm.layers),
+            "position": places[1].repeat(lm.layers),
+            "layer": np.tile(layers, len(places[0])),
+            "predicted_nats": (said[..., 1] - said[..., 0]).ravel(),
+            "realised_nats": (losses[..., 0] - losses[..., 1]).ravel(),
+        }
+    )

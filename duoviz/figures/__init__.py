@@ -13,7 +13,16 @@ from .export import drawn, write
 from .inspection import landscape, layer_usage
 from .landscapes import candidates_curve, luck_curve, regret_curve
 from .look import nothing
-from .policies import budget_curve, gain_curve, gap_closed, gap_dumbbell, intervals, policy_bars, realised_budget
+from .policies import (
+    budget_curve,
+    gain_calibration,
+    gain_curve,
+    gap_closed,
+    gap_dumbbell,
+    intervals,
+    policy_bars,
+    realised_budget,
+)
 from .routing import around, frame, route_comparison, route_maps, routing_heatmap
 from .tokens import difficulty_against_loss, distribution, rank_agreement, ridges, slices, token_losses
 from .training import beginnings, equal_flops, training_curves
@@ -32,6 +41,7 @@ __all__ = [
     "folded",
     "forest",
     "frame",
+    "gain_calibration",
     "gain_curve",
     "gap_closed",
     "gap_dumbbell",

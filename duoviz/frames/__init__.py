@@ -16,9 +16,11 @@ from .slices import (
 )
 from .stored import curve, curve_from_frame, found, found_from_frame, positions, tidy, token_losses
 from .summaries import (
+    calibration,
     curve_summary,
     difficulty,
     distribution,
+    explained,
     gains,
     gaps,
     interval_table,
@@ -33,12 +35,14 @@ __all__ = [
     "BY",
     "CLASSES",
     "best_routes",
+    "calibration",
     "curve",
     "curve_from_frame",
     "curve_summary",
     "density",
     "difficulty",
     "distribution",
+    "explained",
     "extremes",
     "found",
     "found_from_frame",
