@@ -1,6 +1,7 @@
 """The judge of routers, on a toy model with a planted rule (see `conftest.planted`)."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import planted_plan
 
@@ -126,3 +127,22 @@ def test_what_a_router_says_of_a_gain_is_compared_with_the_gain(judged, planted,
     three = router.Router(2, 32, router.Mixture(0.5, 0.3, 0.2))
     with pytest.raises(ValueError, match="choices '-SB': a gain is that of one choice over another"):
         evaluation.predicted_gains(planted, tokens, three)
+
+
+def test_seeds_are_a_second_level_of_the_interval():
+    """With many documents and seeds drawn about a truth, the interval covers it about as often as it says."""
+    draw, covered = np.random.default_rng(0), 0
+    for _ in range(300):
+        seeds, documents = draw.normal(0, 0.3, 5), draw.normal(0, 1, 40)
+        rows = []
+        for seed, shift in enumerate(seeds):
+            found = metrics.mean_interval((documents + shift + draw.normal(0, 0.5, 40))[:, None])
+            about = {"source": "x", "control": "", "kind": "distil", "units": 0, "reads": "ffn", "shuffled": False}
+            rows.append({**about, "asked_big": 2, "seed": seed, "router": seed, **found.columns("over_fixed_nats")})
+        (row,) = frames.over_seeds(pd.DataFrame(rows).assign(realised_big=2.0, mflop=1.0)).to_dict("records")
+        covered += row["over_fixed_nats_low"] < 0 < row["over_fixed_nats_high"]
+    assert row["seeds"] == 5
+    assert "router" not in row
+    assert 0.94 < covered / 300 <= 1
+    with pytest.raises(ValueError, match="two routers of one kind, budget and seed"):
+        frames.over_seeds(pd.DataFrame(rows[:1] * 2))

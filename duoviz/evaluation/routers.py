@@ -36,10 +36,11 @@ def routers(
 ) -> pd.DataFrame:
     """A row for every source, router and control.
 
-    Columns: source, router, control (empty for the router itself), kind, units, trained_tokens, parameters; asked_big and
-    realised_big (mean big layers), mflop (a token's, the router's own included); loss_nats, over_fixed_nats (paired by position,
-    at the realised budget) and, where the curves are known, gap_closed and label_free_gap_closed, each with `_low` and `_high`
-    (95 %, over documents; NaN where the gap itself may be 0); positions, documents.
+    Columns: source, router, control (empty for the router itself), kind, units, reads, shuffled, seed, trained_tokens,
+    parameters; asked_big and realised_big (mean big layers), mflop (a token's, the router's own included); loss_nats,
+    over_fixed_nats (paired by position, at the realised budget) and, where the curves are known, gap_closed and
+    label_free_gap_closed, each with `_low` and `_high` (95 %, over documents; NaN where the gap itself may be 0); positions,
+    documents.
 
     Args:
         lm: the model.
@@ -92,6 +93,9 @@ def _about(router: Router, lm: LanguageModel) -> dict[str, Any]:
     return {
         "kind": router.facts.get("kind", "budget"),
         "units": router.units,
+        "reads": router.reads,
+        "shuffled": router.facts.get("shuffled", False),
+        "seed": router.facts.get("seed", 0),
         "trained_tokens": router.facts.get("tokens"),
         "parameters": sum(one.numel() for one in router.parameters()),
         "asked_big": router.mixture.big * lm.layers,

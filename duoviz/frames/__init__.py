@@ -2,6 +2,7 @@
 
 from .inspection import best_routes, inspected, layer_usage, policies, spread
 from .landscapes import luck_gains, luck_losses, means, regrets, sampled, searched
+from .routers import calibration, explained, over_seeds
 from .slices import (
     BY,
     CLASSES,
@@ -16,11 +17,9 @@ from .slices import (
 )
 from .stored import curve, curve_from_frame, found, found_from_frame, positions, tidy, token_losses
 from .summaries import (
-    calibration,
     curve_summary,
     difficulty,
     distribution,
-    explained,
     gains,
     gaps,
     interval_table,
@@ -60,6 +59,7 @@ __all__ = [
     "measured",
     "medians",
     "over_fixed",
+    "over_seeds",
     "policies",
     "positions",
     "rank_agreement",

@@ -184,42 +184,6 @@ def over_fixed(
     return pd.DataFrame(rows)
 
 
-def calibration(gains: pd.DataFrame, *, parts: int = 20) -> pd.DataFrame:
-    """How far predicted gains come true: of equal parts of all layers' positions, in the order of what was predicted.
-
-    A row for each source and part: predicted_nats (mean), realised_nats with `_low` and `_high` (95 %, over documents), positions
-    (a layer's each) and documents.
-
-    Args:
-        gains: as of `evaluation.predicted_gains`.
-        parts: how many.
-    """
-    rows = []
-    for source, table in gains.groupby("source", sort=False):
-        order = table["predicted_nats"].rank(method="first") / len(table)
-        for _, part in table.groupby(np.ceil(order * parts)):
-            mean = metrics.mean_interval(part[["realised_nats"]].to_numpy(), part["document"].tolist())
-            row = {"source": source, "predicted_nats": part["predicted_nats"].mean(), **mean.columns("realised_nats")}
-            rows.append(row | {"positions": mean.positions, "documents": mean.documents})
-    return pd.DataFrame(rows)
-
-
-def explained(gains: pd.DataFrame) -> pd.DataFrame:
-    """How much of each layer's gains a router foresees: a row for each source and layer, with R squared as explained, `_low` and
-    `_high` (95 %, over documents), positions and documents.
-
-    Args:
-        gains: as of `evaluation.predicted_gains`.
-    """
-    rows = []
-    for (source, layer), table in gains.groupby(["source", "layer"], sort=False):
-        said, true = (table[[name]].to_numpy() for name in ("predicted_nats", "realised_nats"))
-        found = metrics.explained(said, true, table["document"].tolist())
-        row = {"source": source, "layer": layer, **found.columns("explained")}
-        rows.append(row | {"positions": found.positions, "documents": found.documents})
-    return pd.DataFrame(rows)
-
-
 def usage(chosen: np.ndarray, *, source: str, panel: str, choice: int = BIG, bin: int = 1) -> pd.DataFrame:
     """The share of a choice for each layer and position: source, panel, layer, position, share, n (tokens), by_layer (the share
     of the layer over all positions) and mean (over all layers and positions).
