@@ -1,6 +1,7 @@
 """The house rules that a machine can check: ranks of imports, rooms without torch, sizes."""
 
 import ast
+import graphlib
 import importlib
 import re
 import subprocess
@@ -116,6 +117,40 @@ def test_a_module_imports_only_from_lower_ranks(path):
 def test_rooms_without_torch(name):
     code = f"import sys, duoviz.{name}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def files_imported(path):
+    """Files of the package that a file imports, wherever in it; `if TYPE_CHECKING:` aside."""
+    package = path.relative_to(ROOT).parts[:-1]
+    tree = ast.parse(path.read_text())
+    ignored = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.level and node not in ignored:
+            base = ROOT.joinpath(*package[: len(package) + 1 - node.level], *(node.module or "").split("."))
+            for place in (base / alias.name for alias in node.names):
+                found = (place.with_suffix(".py"), place / "__init__.py", base.with_suffix(".py"), base / "__init__.py")
+                yield next(each for each in found if each.is_file())
+
+
+def test_no_files_import_each_other_in_a_circle():
+    sorter = graphlib.TopologicalSorter({path: {*files_imported(path)} - {path} for path in FILES})
+    assert len(list(sorter.static_order())) == len(FILES)
+    assert ROOT / "duoviz" / "places.py" in set(files_imported(ROOT / "duoviz" / "study" / "shards.py"))
+
+
+def test_no_function_is_longer_than_sixty_lines():
+    long = [
+        f"{path.relative_to(ROOT)}: {node.name}"
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno >= 60
+    ]
+    assert not long
 
 
 def test_no_file_outgrows_its_room():

@@ -43,6 +43,11 @@ Groups = Annotated[int | None, typer.Option(help="Tie the layers into so many eq
 Free = Annotated[
     str | None, typer.Option(help="Layers that choose, separated by commas; the others are big. All if not given.")
 ]
+Choices = Annotated[
+    str | None, typer.Option(help="Allowed choices: SB, -B or -SB; if not given, SB, of a dense model -B.")
+]
+Nodes = Annotated[int, typer.Option(help="Nodes of the trie held at a time: bounds the memory.")]
+Lockstep = Annotated[int, typer.Option(help="Documents searched in lockstep.")]
 Seed = Annotated[int, typer.Option(help="Seed of every draw.")]
 
 

@@ -11,17 +11,31 @@ import typer
 from .command import (
     SHIPPED,
     Bos,
+    Choices,
     Documents,
     Free,
     Groups,
     Length,
+    Lockstep,
     Model,
+    Nodes,
     Seed,
     Source,
     bos_of,
     command,
     free_of,
 )
+
+Method = Annotated[
+    str,
+    typer.Option(
+        help="exhaustive, random-K, descent, beam, mcts, surrogate, paths, or auto (see duoviz.oracle.methods)."
+    ),
+]
+Width = Annotated[
+    int | None, typer.Option(help="The method's number: width of a beam, simulations, samples, restarts.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what the search would take on this machine, and stop.")]
 
 
 @command("nothing was written; repeat the command")
@@ -53,52 +67,32 @@ def oracle(
     source: Source = "shipped-prose",
     documents: Documents = 8,
     length: Length = 128,
-    choices: Annotated[
-        str | None, typer.Option(help="Allowed choices: SB, -B or -SB; if not given, SB, of a dense model -B.")
-    ] = None,
+    choices: Choices = None,
     groups: Groups = None,
     free: Free = None,
     context: Annotated[str, typer.Option(help="committed, reference:big, reference:<route> or uniform.")] = "committed",
     objective: Annotated[
         str, typer.Option(help="nll, expected, expected:mean, null, sampled, agree_big or entropy.")
     ] = "nll",
-    method: Annotated[
-        str,
-        typer.Option(
-            help="exhaustive, random-K, descent, beam, mcts, surrogate, paths, or auto (see duoviz.oracle.methods)."
-        ),
-    ] = "exhaustive",
-    width: Annotated[
-        int | None, typer.Option(help="The method's number: width of a beam, simulations, samples, restarts.")
-    ] = None,
+    method: Method = "exhaustive",
+    width: Width = None,
     model: Model = str(SHIPPED),
-    batch_size: Annotated[int, typer.Option(help="Documents searched in lockstep.")] = 8,
-    nodes: Annotated[int, typer.Option(help="Nodes of the trie held at a time: bounds the memory.")] = 16_384,
+    batch_size: Lockstep = 8,
+    nodes: Nodes = 16_384,
     max_flops: Annotated[float, typer.Option(help="Refuse a search that would cost more.")] = 1e15,
     seed: Seed = 0,
     fresh: Annotated[bool, typer.Option(help="Search again even if the result is stored.")] = False,
     bos: Bos = "auto",
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what the search would take on this machine, and stop.")
-    ] = False,
+    dry_run: DryRun = False,
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("runs/oracle"),
 ) -> None:
     """The best route of every token for every budget of big layers; `--out` gets them as a table, one row a token and budget."""
     from .. import frames, progress, study
     from .. import oracle as oracles
 
-    session = study.Study(
-        model=model,
-        sources=(source,),
-        documents=documents,
-        length=length,
-        seed=seed,
-        results=out,
-        fresh=fresh,
-        bos=bos_of(bos),
-        groups=groups,
-        free=free_of(free),
-    )
+    texts: dict[str, Any] = {"sources": (source,), "documents": documents, "length": length, "bos": bos_of(bos)}
+    ties: dict[str, Any] = {"groups": groups, "free": free_of(free)}
+    session = study.Study(model=model, seed=seed, results=out, fresh=fresh, **texts, **ties)
     tokens, space = session.tokens(source), session.space(choices)
     ways: dict[str, Any] = {"context": context, "method": method if width is None else f"{method}-{width}"}
     setting = oracles.Setting(batch_size=batch_size, width=nodes, max_flops=max_flops)

@@ -12,12 +12,15 @@ import typer
 from .command import (
     SHIPPED,
     Bos,
+    Choices,
     Documents,
     Free,
     Groups,
     Length,
+    Lockstep,
     MicroRows,
     Model,
+    Nodes,
     Seed,
     Source,
     bos_of,
@@ -46,7 +49,7 @@ def sweep(
     threads: Threads = 1,
     gpus_per_worker: Gpus = 0,
     slurm: Slurm = None,
-    choices: Annotated[str | None, typer.Option(help="Allowed choices, as in oracle.")] = None,
+    choices: Choices = None,
     groups: Groups = None,
     free: Free = None,
     context: Context = "reference:big",
@@ -55,8 +58,8 @@ def sweep(
     ] = "",
     method: Annotated[str | None, typer.Option(help="As in oracle, with its number; auto if not given.")] = None,
     model: Model = str(SHIPPED),
-    batch_size: Annotated[int, typer.Option(help="Documents searched in lockstep.")] = 8,
-    nodes: Annotated[int, typer.Option(help="Nodes of the trie held at a time: bounds the memory.")] = 16_384,
+    batch_size: Lockstep = 8,
+    nodes: Nodes = 16_384,
     seed: Seed = 0,
     bos: Bos = "auto",
 ) -> None:
@@ -120,9 +123,7 @@ def evaluate(
     small: Annotated[float | None, typer.Option(help="Share of small beside --big; what is left if not given.")] = None,
     skip: Annotated[float | None, typer.Option(help="Share of skips beside --big; 0 if not given.")] = None,
     length: Annotated[int | None, typer.Option(help="Tokens of a window; the context if not given.")] = None,
-    stride: Annotated[
-        int | None, typer.Option(help="Tokens from window to window; half the length by default.")
-    ] = None,
+    stride: Annotated[int | None, typer.Option(help="From window to window; half the length if not given.")] = None,
     documents: Annotated[int | None, typer.Option(help="Stop after so many documents of the source.")] = None,
     limit: Annotated[int | None, typer.Option(help="Documents of each task; all if not given.")] = None,
     fewshot: Annotated[int | None, typer.Option(help="Examples before each; the task's number if not given.")] = None,
@@ -139,7 +140,7 @@ def evaluate(
     slurm: Slurm = None,
 ) -> None:
     """Perplexity with sliding windows, or tasks such as arc_easy, for one or several ways to route the tokens."""
-    import pandas as pd
+    from pandas import read_parquet
 
     from .. import evaluation, study
     from ..study.evaluations import EvaluationSweep
@@ -151,19 +152,19 @@ def evaluate(
         raise ValueError(f"{', '.join(wrong)} {'beside' if tasks else 'without'} --tasks says nothing: leave one out")
     if tasks:
         evaluation.check_installed()
-    named: dict[str, Any] = {"routes": route or (), "routers": router or (), "bigs": big or ()}
-    named |= {"small": small, "skip": skip, "seed": seed}
+    named: dict[str, Any] = {"routes": route or (), "routers": router or (), "bigs": big or (), "seed": seed}
+    named |= {"small": small, "skip": skip}
     asked: dict[str, Any] = {name[2:].replace("-", "_"): value for name, value in (own if tasks else cut).items()}
     if not tasks:
         asked |= {"source": source or "shipped-prose", "bos": bos_of(bos)}
     if on is not None:
         if tasks or documents is None:
             raise ValueError(f"--on {on} divides documents: give --documents with it, and no --tasks")
-        asked |= {"study": _study(model, asked["source"], asked.pop("documents"), out)}
+        divided = _study(model, asked["source"], asked.pop("documents"), out)
         named["routers"] = [folder.resolve() for folder in named["routers"]]
-        given = EvaluationSweep(**asked, ways=named, batch=batch_size, shards=shards)
+        given = EvaluationSweep(**asked, study=divided, ways=named, batch=batch_size, shards=shards)
         _run(given, on, threads, gpus_per_worker, slurm)
-        table = pd.read_parquet(out / "perplexity.parquet").drop(columns=["model", "fingerprint"])
+        table = read_parquet(out / "perplexity.parquet").drop(columns=["model", "fingerprint"])
     else:
         lm = study.Study(model=model).lm
         ways = evaluation.ways_of(lm, **named)
@@ -172,8 +173,7 @@ def evaluate(
         else:
             rows = evaluation.perplexities(lm, ways=ways, batch_size=batch_size, **asked)
         table = evaluation.write(lm, rows, out / ("tasks" if tasks else "perplexity"))
-    print(table.to_string(index=False))
-    print(f"also in {out}, as parquet and JSON")
+    print(f"{table.to_string(index=False)}\nalso in {out}, as parquet and JSON")
 
 
 def _study(model: str, source: str, documents: int, out: Path, **ways: Any) -> Any:

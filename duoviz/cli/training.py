@@ -12,6 +12,17 @@ import typer
 
 from .command import SHIPPED, Distil, MicroRows, Model, Seed, Sources, command
 
+Start = Annotated[
+    Path | None, typer.Option(help="Start from this Duo folder or adapter; the learning rate is warmed up again.")
+]
+EvaluateEvery = Annotated[
+    int | None, typer.Option(help="Steps between losses on the holdout; a tenth of the run, at most 250, if not given.")
+]
+AnyShare = Annotated[
+    bool, typer.Option("--any-share", help="Draw the probability of big for every text anew, from 0 to 1.")
+]
+Bf16 = Annotated[bool, typer.Option("--bf16", help="Matrix products in bfloat16: faster where the processor has them.")]
+
 
 @command("training up to its last checkpoint is kept in {out}; repeat the command to go on from there")
 def router(
@@ -67,9 +78,7 @@ def train(
     big: Annotated[float, typer.Option(help="Probability of the big FFN; 1 trains a dense model.")] = 0.5,
     skip: Annotated[float, typer.Option(help="Probability of a skip; the rest is small.")] = 0.0,
     micro_rows: MicroRows = 16,
-    start: Annotated[
-        Path | None, typer.Option(help="Start from this Duo folder or adapter; the learning rate is warmed up again.")
-    ] = None,
+    start: Start = None,
     frozen: Annotated[
         bool, typer.Option("--frozen", help="Train the small FFNs alone; an adapter's always are.")
     ] = False,
@@ -77,16 +86,9 @@ def train(
     learning_rate: Annotated[float | None, typer.Option(help="Its peak; the preset's if not given.")] = None,
     rows: Annotated[int | None, typer.Option(help="Sequences of an optimizer step; the preset's if not given.")] = None,
     optimizer: Annotated[str, typer.Option(help="adamw, or muon for the hidden matrices.")] = "adamw",
-    evaluate_every: Annotated[
-        int | None,
-        typer.Option(help="Steps between losses on the holdout; a tenth of the run, at most 250, if not given."),
-    ] = None,
-    any_share: Annotated[
-        bool, typer.Option("--any-share", help="Draw the probability of big for every text anew, from 0 to 1.")
-    ] = False,
-    bf16: Annotated[
-        bool, typer.Option("--bf16", help="Matrix products in bfloat16: faster where the processor has them.")
-    ] = False,
+    evaluate_every: EvaluateEvery = None,
+    any_share: AnyShare = False,
+    bf16: Bf16 = False,
     activation_checkpointing: Annotated[bool, typer.Option(help="Recompute activations to save memory.")] = False,
     shard: Annotated[
         bool, typer.Option("--shard", help="Divide the weights among the processes of torchrun (FSDP2).")

@@ -57,15 +57,7 @@ def blocks(
         )
     if cross:
         return _joined(tokenizer, found, documents, length, source, begin)
-    kept: list[tuple[Document, list[int], list[tuple[int, int]]]] = []
-    longest = 0
-    for document in found:
-        ids, offsets = tokenize(tokenizer, document.text, bos=bos)
-        longest = max(longest, len(ids))
-        if len(ids) >= length:
-            kept.append((document, ids[:length], offsets[:length]))
-        if len(kept) == documents:
-            break
+    longest, kept = _long_enough(tokenizer, found, documents, length, bos)
     if not kept or (documents is not None and len(kept) < documents):
         raise ValueError(
             f"{documents or 'all'} documents of {length} tokens asked from {source!r}: it has {len(kept)} so long"
@@ -81,6 +73,21 @@ def blocks(
         source=source,
         special=special,
     )
+
+
+def _long_enough(
+    tokenizer: PreTrainedTokenizerBase, found: Iterable[Document], documents: int | None, length: int, bos: Bos
+) -> tuple[int, list[tuple[Document, list[int], list[tuple[int, int]]]]]:
+    """Tokens of the longest document that was read, and the first documents with `length` tokens, each with these."""
+    longest, kept = 0, []
+    for document in found:
+        ids, offsets = tokenize(tokenizer, document.text, bos=bos)
+        longest = max(longest, len(ids))
+        if len(ids) >= length:
+            kept.append((document, ids[:length], offsets[:length]))
+        if len(kept) == documents:
+            break
+    return longest, kept
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, texts: str | Sequence[str], *, bos: Bos = "auto") -> Tokens:

@@ -47,35 +47,8 @@ def routing_heatmap(usage: pd.DataFrame, *, title: str, relative: bool = False) 
     for row, source in enumerate(sources, 1):
         for column, kind in enumerate(kinds):
             part = usage[(usage["source"] == source) & (usage["panel"] == kind)]
-            mean, heat, bars = float(part["mean"].iloc[0]), 2 * column + 1, 2 * column + 2
-            grid = part.pivot(index="layer", columns="position", values="share")
-            figure.add_heatmap(
-                z=grid.to_numpy(np.float32) - (mean if relative else 0),
-                x=grid.columns.to_numpy(np.int32),
-                y=grid.index.to_numpy(np.int32),
-                coloraxis="coloraxis",
-                row=row,
-                col=heat,
-                hovertemplate=f"layer %{{y}}, position %{{x}}: %{{z:{'+' * relative}.2f}}<extra></extra>",
-            )
-            layers = part.drop_duplicates("layer")
-            figure.add_bar(
-                x=layers["by_layer"],
-                y=layers["layer"],
-                orientation="h",
-                name=style.escape(f"{kind}, {source}: by layer"),
-                marker={"color": style.INK},
-                showlegend=False,
-                hovertemplate="layer %{y}: %{x:.3f}<extra></extra>",
-                row=row,
-                col=bars,
-            )
-            line = {"color": style.POLICY_COLOURS["oracle"], "width": 1.5, "dash": "dot"}
-            figure.add_vline(x=mean, line=line, row=row, col=bars)
-            figure.update_xaxes(showticklabels=False, showgrid=False, rangemode="tozero", row=row, col=bars)
-            figure.update_xaxes(
-                title="position" if row == len(sources) else "", showgrid=False, zeroline=False, row=row, col=heat
-            )
+            place = {"row": row, "col": 2 * column + 1}
+            _panel(figure, part, f"{kind}, {source}", relative=relative, last=row == len(sources), **place)
     figure.update_yaxes(dtick=2, zeroline=False, showgrid=False)
     figure.update_yaxes(title="layer", col=1)
     figure.update_layout(coloraxis=_shares(usage, relative), bargap=0.15)
@@ -86,6 +59,35 @@ def routing_heatmap(usage: pd.DataFrame, *, title: str, relative: bool = False) 
     note = f"{cells}, {least if least == most else f'{least} to {most}'} tokens in each; bars: all positions, dotted: their mean"
     figure = look.finish(figure, title=title, note=note, height=150 + 210 * len(sources))
     return figure.update_annotations(font={"size": 11})
+
+
+def _panel(figure: go.Figure, part: pd.DataFrame, name: str, *, relative: bool, last: bool, row: int, col: int) -> None:
+    """One heatmap, and to the right of it its bars; the last row tells what the axis shows."""
+    mean, bars = float(part["mean"].iloc[0]), {"row": row, "col": col + 1}
+    grid = part.pivot(index="layer", columns="position", values="share")
+    figure.add_heatmap(
+        z=grid.to_numpy(np.float32) - (mean if relative else 0),
+        x=grid.columns.to_numpy(np.int32),
+        y=grid.index.to_numpy(np.int32),
+        coloraxis="coloraxis",
+        hovertemplate=f"layer %{{y}}, position %{{x}}: %{{z:{'+' * relative}.2f}}<extra></extra>",
+        row=row,
+        col=col,
+    )
+    layers = part.drop_duplicates("layer")
+    figure.add_bar(
+        x=layers["by_layer"],
+        y=layers["layer"],
+        orientation="h",
+        name=style.escape(f"{name}: by layer"),
+        marker={"color": style.INK},
+        showlegend=False,
+        hovertemplate="layer %{y}: %{x:.3f}<extra></extra>",
+        **bars,
+    )
+    figure.add_vline(x=mean, line={"color": style.POLICY_COLOURS["oracle"], "width": 1.5, "dash": "dot"}, **bars)
+    figure.update_xaxes(showticklabels=False, showgrid=False, rangemode="tozero", **bars)
+    figure.update_xaxes(title="position" if last else "", showgrid=False, zeroline=False, row=row, col=col)
 
 
 def _shares(usage: pd.DataFrame, relative: bool) -> dict[str, Any]:

@@ -141,36 +141,7 @@ def ridges(table: pd.DataFrame, by: str, *, x: str, title: str) -> go.Figure:
             part = table[(table["source"] == source) & (table[by] == kind)]
             if not len(part):
                 continue
-            floor, colour = len(kinds) - 1 - number, PALETTE[number % len(PALETTE)]
-            heights = floor + 0.75 * part["density"] / highest
-            figure.add_scatter(
-                x=[*part["value"], *part["value"][::-1]],
-                y=[*heights, *[floor] * len(part)],
-                mode="lines",
-                fill="toself",
-                line={"color": colour, "width": 1.5},
-                hoverinfo="skip",
-                name=style.escape(kind),
-                showlegend=False,
-                **shared,
-            )
-            one = part.iloc[0]
-            figure.add_scatter(
-                x=[one["q1"], one["median"], one["q3"]],
-                y=[floor - 0.1] * 3,
-                mode="lines+markers",
-                line={"color": colour, "width": 3},
-                marker={"color": colour, "size": [0, 9, 0]},
-                name=style.escape(f"{kind}: quartiles"),
-                hovertemplate="%{x:.2f}",
-                showlegend=False,
-                **shared,
-            )
-            text = f"<b>{one['median']:.2f}</b>  n = {one['positions']:,}"
-            where = {"x": 1, "xref": "x domain" if column == 1 else f"x{column} domain", "xanchor": "right"}
-            figure.add_annotation(
-                y=floor + 0.3, text=text, showarrow=False, **where, yref="y" if column == 1 else f"y{column}"
-            )
+            _hill(figure, part, kind, floor=len(kinds) - 1 - number, highest=highest, number=number, column=column)
     figure.update_yaxes(tickvals=list(range(len(kinds)))[::-1], ticktext=[style.escape(kind) for kind in kinds])
     figure.update_yaxes(range=[-0.4, len(kinds)], showgrid=False, zeroline=False)
     figure.update_yaxes(title=style.escape(by), col=1)
@@ -179,6 +150,37 @@ def ridges(table: pd.DataFrame, by: str, *, x: str, title: str) -> go.Figure:
     note = "; ".join(f"{source}: {number:,} positions" for source, number in counted.items())
     note = f"{note}; bars: first to third quartile, dots and numbers: medians"
     return look.finish(figure, title=title, note=note, height=170 + 62 * len(kinds))
+
+
+def _hill(
+    figure: go.Figure, part: pd.DataFrame, kind: str, *, floor: int, highest: float, number: int, column: int
+) -> None:
+    """The density of one kind above its floor, its quartiles below, and its median as a number."""
+    colour, one = PALETTE[number % len(PALETTE)], part.iloc[0]
+    shared = {"row": 1, "col": column, "showlegend": False}
+    figure.add_scatter(
+        x=[*part["value"], *part["value"][::-1]],
+        y=[*(floor + 0.75 * part["density"] / highest), *[floor] * len(part)],
+        mode="lines",
+        fill="toself",
+        line={"color": colour, "width": 1.5},
+        hoverinfo="skip",
+        name=style.escape(kind),
+        **shared,
+    )
+    figure.add_scatter(
+        x=[one["q1"], one["median"], one["q3"]],
+        y=[floor - 0.1] * 3,
+        mode="lines+markers",
+        line={"color": colour, "width": 3},
+        marker={"color": colour, "size": [0, 9, 0]},
+        name=style.escape(f"{kind}: quartiles"),
+        hovertemplate="%{x:.2f}",
+        **shared,
+    )
+    axis = "" if column == 1 else str(column)
+    where = {"x": 1, "xref": f"x{axis} domain", "xanchor": "right", "y": floor + 0.3, "yref": f"y{axis}"}
+    figure.add_annotation(text=f"<b>{one['median']:.2f}</b>  n = {one['positions']:,}", showarrow=False, **where)
 
 
 def rank_agreement(table: pd.DataFrame, *, title: str) -> go.Figure:

@@ -5,6 +5,6 @@ It is given an `Engine`, never a model, so that it works without torch.
 
 from .analysis import Analysis, Cancelled, Engine, Question
 from .reading import STATISTICS, Pin
-from .state import Inspector
+from .views import Inspector
 
 __all__ = ["STATISTICS", "Analysis", "Cancelled", "Engine", "Inspector", "Pin", "Question"]

@@ -14,9 +14,10 @@ from ipywidgets import widget_serialization
 from traitlets import Bytes, Dict, Instance, Int, List, Unicode
 
 from .. import style
+from . import static
 
 if TYPE_CHECKING:
-    from .state import Inspector
+    from .state import State
 
 
 class Chips(anywidget.AnyWidget):
@@ -82,10 +83,13 @@ class Plot(anywidget.AnyWidget):
 class Box(ipw.VBox):  # type: ignore[misc]
     """The whole; where there is no kernel its static twin stands in its place."""
 
-    def __init__(self, inspector: Inspector, children: list[ipw.Widget]) -> None:
+    def __init__(self, inspector: State, children: list[ipw.Widget]) -> None:
         super().__init__(children, layout={"width": "100%", "max_width": "1200px", "overflow": "hidden"})
         self._inspector = inspector
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
-        twin = {"text/html": self._inspector.static().html, "text/plain": f"the inspector: {self._inspector.question}"}
+        twin = {
+            "text/html": static.Static(self._inspector).html,
+            "text/plain": f"the inspector: {self._inspector.question}",
+        }
         return {**super()._repr_mimebundle_(**kwargs), **twin}

@@ -42,7 +42,7 @@ class Pin:
     Attributes:
         label: what was looked at.
         tokens: the texts.
-        table: as of `Inspector.table`.
+        table: as of `State.table`.
         routes: of the policies, `[seq, position, layer]` each.
     """
 

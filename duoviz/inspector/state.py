@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int8
@@ -18,13 +18,8 @@ from ..routes import LETTERS
 from .analysis import Analysis, Engine, Question
 from .reading import Pin, Reading
 
-if TYPE_CHECKING:
-    from ipywidgets import Widget
 
-    from .static import Static
-
-
-class Inspector(Reading):
+class State(Reading):
     """A model's routes on some texts, token by token, and what becomes of them when they are changed.
 
     The selection is a document, a token (the one that is predicted; None when nothing is selected) and a layer. The routes
@@ -254,18 +249,6 @@ class Inspector(Reading):
         ):
             lines.append(f"inspector.force({routes_.to_text(own)!r})")
         return "\n".join([*lines, "inspector.widget()"])
-
-    def static(self) -> Static:
-        """This view without a kernel: text, numbers and routes as HTML, to be kept in a notebook and printed."""
-        from .static import Static
-
-        return Static(self)
-
-    def widget(self) -> Widget:
-        """This view to click through, in a notebook."""
-        from .widget import View
-
-        return View(self).box
 
     # comparison
 

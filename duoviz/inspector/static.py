@@ -11,7 +11,7 @@ from .. import frames, style
 from ..routes import LETTERS
 
 if TYPE_CHECKING:
-    from .state import Inspector
+    from .state import State
 
 TABLE = 'style="border-collapse:collapse;font:12px sans-serif;margin:.4em 0;color:inherit"'
 NAMES = {"yours": "your route", "small": "all small", "big": "all big"}
@@ -26,14 +26,14 @@ class Static:
         inspector: whose view is written down, as it is now.
     """
 
-    def __init__(self, inspector: Inspector) -> None:
+    def __init__(self, inspector: State) -> None:
         self.html = _page(inspector)
 
     def _repr_html_(self) -> str:
         return self.html
 
 
-def _page(inspector: Inspector) -> str:
+def _page(inspector: State) -> str:
     parts = [f'<div style="font:13px sans-serif">{style.escape(about(inspector))}</div>', chips(inspector)]
     if inspector.token is not None:
         parts += [heading(inspector), policies(inspector.choices())]
@@ -41,7 +41,7 @@ def _page(inspector: Inspector) -> str:
     return f'<div class="duoviz-static tex2jax_ignore mathjax_ignore">{"".join(parts)}</div>'
 
 
-def about(inspector: Inspector) -> str:
+def about(inspector: State) -> str:
     """What is looked at, in one line."""
     router = f", router {inspector.router}" if inspector.router else ""
     pinned = f"; A: {inspector.pinned.label}" if inspector.pinned else ""
@@ -51,23 +51,23 @@ def about(inspector: Inspector) -> str:
     )
 
 
-def meaning(inspector: Inspector) -> tuple[str, str]:
+def meaning(inspector: State) -> tuple[str, str]:
     """What colours the tokens, and its unit."""
     _, text, unit = inspector.described
     return f"{text}{_less(inspector)}", unit
 
 
-def _less(inspector: Inspector) -> str:
+def _less(inspector: State) -> str:
     return ", difference to A" if inspector.compared else ""
 
 
-def chips(inspector: Inspector) -> str:
+def chips(inspector: State) -> str:
     """The document as coloured tokens."""
     title, unit = meaning(inspector)
     return style.token_chips(inspector.chips(), inspector.values(), title=title, unit=unit, selected=inspector.token)
 
 
-def labels(inspector: Inspector) -> list[str]:
+def labels(inspector: State) -> list[str]:
     """What is said of each token of the document, not escaped; a token within a character is named by the whole."""
     pieces, table = inspector.pieces(), inspector.table()
     for text, tokens in inspector.chips():
@@ -87,7 +87,7 @@ def labels(inspector: Inspector) -> list[str]:
     return found
 
 
-def heading(inspector: Inspector) -> str:
+def heading(inspector: State) -> str:
     """The selected token and what stands before it."""
     pieces, token = inspector.pieces(), inspector.token or 0
     before = "".join(pieces[max(0, token - 8) : token])
@@ -146,7 +146,7 @@ def best(table: pd.DataFrame) -> str:
     return _table(("", "route", "big", "loss (nats)"), rows)
 
 
-def effect(inspector: Inspector) -> str:
+def effect(inspector: State) -> str:
     """What your changes did to this token, to later ones and to the text."""
     found, losses = inspector.effect(), inspector.losses()
     position, later = inspector.position, found[inspector.position + 1 :]

@@ -20,7 +20,7 @@ from .background import Background, in_turn
 from .layout import laid_out
 from .parts import Box, Chips, Plot
 from .reading import STATISTICS
-from .state import Inspector
+from .state import State
 
 CONTEXTS = ("committed", "reference:big", "reference:small")
 SCOPES = (("FFN only", "ffn"), ("whole block", "block"))
@@ -42,7 +42,7 @@ class View:
         controls: by name.
     """
 
-    def __init__(self, inspector: Inspector) -> None:
+    def __init__(self, inspector: State) -> None:
         self.inspector = inspector
         self._changed: set[str] | None = None
         self._turn = threading.RLock()

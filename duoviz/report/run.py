@@ -71,14 +71,7 @@ def build(
     chosen, parameters = notebooks(only), _absolute(parameters or {})
     defaults = {path: _parameters(path) for path in chosen}
     _check(parameters, defaults)
-    if "model" in parameters and not {"groups", "context"} & set(parameters):
-        layers = configuration(Study(model=parameters["model"]).folder).num_hidden_layers
-        if 2**layers > AUTO_EXHAUSTIVE:
-            added = {name: value for name, value in _deep(layers).items() if name not in parameters}
-            parameters |= added
-            say(
-                f"{layers} layers: {', '.join(f'{name}={value}' for name, value in added.items())}, unless -p says otherwise"
-            )
+    parameters |= _deep(parameters, say)
     settings = {path: {**defaults[path], **parameters} for path in chosen}
     models = {given["model"]: _known(given["model"], parameters) for given in settings.values() if "model" in given}
     absent = {path: _absent(path, given, models) for path, given in settings.items()}
@@ -109,17 +102,20 @@ def build(
     return [pages[path] for path in chosen]
 
 
-def _deep(layers: int) -> dict[str, Any]:
+def _deep(parameters: Mapping[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
     """Parameters where nothing else is asked for of a model whose routes are too many to look at each: tied layers, and the
     budgets of the shipped model's pages as parts of all layers."""
+    if "model" not in parameters or {"groups", "context"} & set(parameters):
+        return {}
+    layers = configuration(Study(model=parameters["model"]).folder).num_hidden_layers
+    if 2**layers <= AUTO_EXHAUSTIVE:
+        return {}
     third, half = layers // 3, layers // 2
-    return {
-        "groups": 10,
-        "context": "reference:big",
-        "budget": third,
-        "budgets": [third, half, 2 * layers // 3],
-        "skip": half,
-    }
+    deep = {"budget": third, "budgets": [third, half, 2 * layers // 3], "skip": half}
+    added = {"groups": 10, "context": "reference:big"} | {k: v for k, v in deep.items() if k not in parameters}
+    said = ", ".join(f"{name}={value}" for name, value in added.items())
+    say(f"{layers} layers: {said}, unless -p says otherwise")
+    return added
 
 
 def _write_index(out: Path, pages: list[Page]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from dataclasses import fields
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float32, Int8
@@ -17,7 +17,9 @@ from ..model.routing import SCOPE, holding
 from ..oracle import AUTO_EXHAUSTIVE
 from ..progress import Watch
 from ..records import Curve, Landscape, Predictions, Tokens
-from .study import Study
+
+if TYPE_CHECKING:
+    from .study import Study
 
 BATCH = 16
 KEPT = ("results", "fresh")

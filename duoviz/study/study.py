@@ -27,6 +27,7 @@ from ..model import DuoConfig, LanguageModel, configuration, load
 from ..oracle.methods import parse as parse_method
 from ..router import Mixture
 from . import landscapes
+from .inspection import Inspection
 from .survey import RANDOM, Request, Survey, about, dear
 
 CALIBRATION = (("shipped-prose", 8), ("shipped-code", 8))
@@ -273,8 +274,6 @@ class Study:
             router: one of `routers`; the first of them if not given.
             statistic: what colours the tokens.
         """
-        from .inspection import Inspection  # which imports this file
-
         question = Question(source=source, context=context, choices=self.choices, skip_scope=self.lm.skip_scope)
         return Inspector(Inspection(self), question, budget=budget, router=router, statistic=statistic)
 
