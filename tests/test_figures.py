@@ -365,6 +365,8 @@ def every(curves, tokens):
     log = pd.DataFrame({"tokens": [1, 2], "loss": [2.0, 1.0], "eval_s_big": [2.0, 1.0]})
     one = frames.measured({"dense": curves["nll"].loss_nats[0], "duo": curves["nll"].loss_nats[1]}, tokens)
     held = frames.held_losses(log.assign(eval_s_small=[3.0, 2.0]), run="duo")
+    gains = {"predicted_nats": drawn["a"], "realised_nats": drawn["b"], "document": drawn["seq"].astype(str)}
+    foreseen = drawn.assign(source="s", layer=0, **gains)
     return {
         "beginnings": figures.beginnings(held),
         "budget_curve": figures.budget_curve(summary),
@@ -374,6 +376,7 @@ def every(curves, tokens):
         "difficulty_against_loss": figures.difficulty_against_loss(table, title="t"),
         "distribution": figures.distribution(table, losses, x="loss (nats)", title="t"),
         "equal_flops": figures.equal_flops(one.assign(share=0.5, mflop=1.0)),
+        "gain_calibration": figures.gain_calibration(frames.calibration(foreseen), frames.explained(foreseen)),
         "gain_curve": figures.gain_curve(frames.gains(named, tokens)),
         "gap_dumbbell": figures.gap_dumbbell(
             frames.over_fixed(
