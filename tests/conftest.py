@@ -67,6 +67,10 @@ def tiny_model(*, layers=4, hidden=32, heads=4, kv_heads=2, vocab=61, context=48
 
 @pytest.fixture(scope="session")
 def planted():
+    return planted_model()
+
+
+def planted_model():
     """Two layers; tokens 0 and 1 follow each other. After a 0 only the big FFN of layer 0 knows what comes, after a 1 only that
     of layer 1; small FFNs know nothing, and attention adds nothing."""
     lm = tiny_model(layers=2, vocab=8)
@@ -88,6 +92,10 @@ def planted():
 
 @pytest.fixture(scope="session")
 def planted_rows():
+    return planted_texts()
+
+
+def planted_texts():
     return np.stack([(np.arange(16) + start) % 2 for start in (0, 1) * 8]).astype(np.int64)
 
 

@@ -15,7 +15,7 @@ from duoviz.model import LanguageModel
 
 ROOT = Path(__file__).resolve().parents[1]
 RANKS = {
-    0: ["routes", "style", "progress", "places", "memory", "auto"],
+    0: ["routes", "style", "progress", "places", "auto"],
     0.5: ["__init__"],
     1: ["records", "families"],
     2: ["corpus", "metrics"],
@@ -40,7 +40,6 @@ TORCH_FREE = [
     "style",
     "progress",
     "places",
-    "memory",
     "records",
     "corpus",
     "metrics",

@@ -1,4 +1,4 @@
-"""Stage 1 by several processes under torchrun: what one process learns, however the weights are held and whoever dies."""
+"""Stage 1 and routers by several processes under torchrun: they learn what one learns, whoever dies."""
 
 import os
 import signal
@@ -11,9 +11,11 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
+import torch
+from conftest import planted_plan
 from test_training import plan, sources, weights  # noqa: F401 (one is a fixture)
 
-from duoviz import training
+from duoviz import router, training
 
 ROOT = Path(__file__).resolve().parents[1]
 WAYS = {
@@ -38,12 +40,30 @@ training.train(plan(Path(out), (first, second), micro_rows=1, **eval(changes)))
 """
 
 
+ROUTERS = """
+import sys
+import torch
+from conftest import planted_model, planted_plan, planted_texts
+from duoviz import router
+out, *kinds = sys.argv[1:]
+with router.together() as first:
+    for kind in kinds:
+        made, log = router.train(planted_model(), planted_texts(), planted_plan(kind))
+        torch.save({"log": log, "weights": made.state_dict()}, f"{out}-{kind}-{0 if first else 1}.pt")
+"""
+
+
 def started(out, texts, *, pause=0.0, restarts=0, **changes):
     """Two processes that train together."""
+    return two(CODE, out, str(pause), *texts, repr(changes), restarts=restarts)
+
+
+def two(code, out, *words, restarts=0):
+    """Two processes that run the same code, which is given a folder and some words."""
     script = out.parent / f"{out.name}.py"
-    script.write_text(CODE)
+    script.write_text(code)
     run = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", str(restarts)]
-    command = [sys.executable, "-m", *run, str(script), str(out), str(pause), *texts, repr(changes)]
+    command = [sys.executable, "-m", *run, str(script), str(out), *words]
     paths = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
     paths["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # gloo would look for processes of before a restart
     return subprocess.Popen(
@@ -96,3 +116,28 @@ def test_one_of_two_that_is_killed_costs_the_steps_since_the_checkpoint(tmp_path
     assert process.returncode == 0, said
     one, other = log_of(alone()), log_of(tmp_path / "two")
     close(one.drop(columns="loss"), other.drop(columns="loss"))  # the mean loss since step 4 begins after the restart
+
+
+def test_two_processes_train_the_routers_of_one(planted, planted_rows, tmp_path):
+    """The texts of one begin with the other token than those of the other: neither could find the rule alone."""
+    kinds = [kind for kind in router.KINDS if kind != "threshold"]
+    process = two(ROUTERS, tmp_path / "two", *kinds)
+    said, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, said
+    for kind in kinds:
+        one, other = (torch.load(tmp_path / f"two-{kind}-{rank}.pt", weights_only=False) for rank in (0, 1))
+        pd.testing.assert_frame_equal(one["log"], other["log"])
+        for name, tensor in one["weights"].items():
+            assert torch.equal(tensor, other["weights"][name]), (kind, name)
+        made, log = router.train(planted, planted_rows, planted_plan(kind))
+        if kind == "budget":  # which draws nothing
+            np.testing.assert_allclose(one["log"], log, atol=1e-3)
+        made.load_state_dict(one["weights"])
+        router.calibrate(made, planted, planted_rows)
+        assert made.losses(planted, planted_rows).mean() < 0.05, kind
+
+
+def test_processes_that_do_not_divide_the_rows_of_a_step_are_refused(planted, planted_rows, monkeypatch):
+    monkeypatch.setattr(router.processes, "number", lambda: 2)
+    with pytest.raises(ValueError, match="2 processes must divide the 3 rows of a step"):
+        router.train(planted, planted_rows, planted_plan("budget", rows=3))

@@ -14,8 +14,8 @@ from jaxtyping import Float, Int8, Int64
 from torch import Tensor
 from transformers import DynamicCache
 
-from .. import memory
 from ..model import DuoFFN, LanguageModel
+from ..model.memory import keep_freed
 from ..model.routing import in_this_thread
 from ..routes import BIG, SKIP, SMALL
 from .attention import Lockstep, Prefix, Scattered, branch_attention
@@ -28,7 +28,7 @@ At = tuple[slice, Rows] | slice
 """Which texts and which of their rows, or which texts."""
 PIECE = 2**22
 """Numbers that an intermediate result holds at most where it can be cut: 16 MB in float32. Fewer take more calls; of more,
-the C library gives the memory back each time (see `duoviz.memory`)."""
+the C library gives the memory back each time (see `duoviz.model.memory`)."""
 
 
 def _same(x: Tensor) -> Tensor:
@@ -115,7 +115,7 @@ class Branches:
         self.layers: list[Any] = list(lm.model.decoder_layers)
         self._piece = max(1, PIECE // lm.model.family.ffn_width(lm.model.config))  # rows of an FFN at one time
         self._fused = [Fused(layer, skip_scope=lm.skip_scope) for layer in self.layers] if applies(lm.model) else []
-        memory.keep_freed()
+        keep_freed()
         cache = DynamicCache()  # without the configuration, which may have it forget what leaves a sliding window
         # of every layer, since Gemma 3 rotates those with a window by another base
         places = _calls(self.layers, ("position_embeddings", "position_ids"))

@@ -61,6 +61,8 @@ def router(
     made, log = study.train_router(
         model, out, mixture=mixture, tokens=tokens, sources=sources.split(","), seed=seed, **ways
     )
+    if os.environ.get("RANK", "0") != "0":  # of the processes of torchrun the first speaks
+        return
     print(log.iloc[[0, -1]].to_string(index=False))
     print(json.dumps({"asked": made.facts["mixture"], "realised on calibration text": made.facts["calibrated"]}))
     print(f"the router is in {out}")

@@ -22,6 +22,7 @@ from .calibration import calibrate, realised
 from .files import BUDGETS, load, save, standard, trained
 from .linear import READS, Mixture, Router
 from .pairwise import Pairwise
+from .processes import together
 from .threshold import NUMBERS
 from .training import KINDS, Stage3, train
 
@@ -40,6 +41,7 @@ __all__ = [
     "realised",
     "save",
     "standard",
+    "together",
     "train",
     "trained",
 ]

@@ -8,6 +8,7 @@ logit, up to what all choices of a token share; the offsets of `calibrate` then 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,12 +19,13 @@ from .. import oracle
 from ..model import LanguageModel
 from .calibration import bisect
 from .linear import Router
+from .processes import averaged, number
 
 if TYPE_CHECKING:
     from .training import Stage3
 
 BATCH = 1024
-"""Positions of a gradient step."""
+"""Positions of a gradient step, of all processes."""
 
 
 def loss(
@@ -45,7 +47,7 @@ def loss(
         x = x[:, torch.randperm(x.shape[1], generator=draw)]
     shares = router.shares(chosen)
     for _ in range(plan.epochs):
-        for rows in torch.randperm(len(gains), generator=draw).split(BATCH):
+        for rows in torch.randperm(len(gains), generator=draw).split(max(1, BATCH // number())):
             logits = torch.stack([router.network(layer, x[layer, rows]) for layer in range(lm.layers)], 1)
             off = (logits - logits[..., :1] - gains[rows])[..., 1:].square().mean()
             unexplained = off.item() / max(float(gains[rows][..., 1:].var()), 1e-12)
@@ -57,15 +59,13 @@ def _meet_budget(router: Router, lm: LanguageModel, ids: Int[Tensor, "row token"
     """Set the offsets so that the logits of one pass over this text would meet the budget; later layers then see other inputs, so
     that the routes meet it nearly."""
     logits = lm.model(ids, duo_router=router, use_cache=False).router_logits
+
+    def miss(choice: int) -> float:
+        return float(averaged((router.choose(logits) == choice).float().mean())) - router.mixture.share(choice)
+
     for _ in range(1 if len(router.choices) == 2 else 3):  # where there are two offsets, each moves the other's share
-        for index in range(1, len(router.choices)):
-            choice = router.choices[index]
-            bisect(
-                router.offset,
-                index,
-                lambda: float((router.choose(logits) == choice).float().mean()) - router.mixture.share(choice),  # noqa: B023
-                near=1e-3,
-            )
+        for index, choice in enumerate(router.choices[1:], 1):
+            bisect(router.offset, index, partial(miss, choice), near=1e-3)
 
 
 class Recorder(torch.nn.Module):

@@ -21,6 +21,7 @@ from ..model import LanguageModel
 from ..routes import BIG, Space
 from .distil import BATCH, Recorder
 from .linear import Mixture, Router
+from .processes import number
 
 if TYPE_CHECKING:
     from .training import Stage3
@@ -120,7 +121,7 @@ def loss(
     forms = terms_of(drawn).to(ids.device).flatten(0, 1)
     shares = router.shares(chosen)
     for _ in range(plan.epochs):
-        for rows in torch.randperm(len(nats), generator=draw).split(BATCH):
+        for rows in torch.randperm(len(nats), generator=draw).split(max(1, BATCH // number())):
             found = torch.einsum("rt,rct->rc", router.network(0, x[rows]), forms[rows])
             want = nats[rows] - nats[rows].mean(-1, keepdim=True)
             off = (found - found.mean(-1, keepdim=True) - want).square().mean()

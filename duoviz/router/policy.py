@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..model import LanguageModel
 from ..model.routing import NOTED, holding
 from .linear import Router
+from .processes import averaged
 from .straight_through import DUAL, held, names
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def loss(
         targets = ids[:, 1:].repeat(plan.samples, 1)
         nats = nn.functional.cross_entropy(out.logits[:, :-1].float().transpose(1, 2), targets, reduction="none")
         shares = nn.functional.one_hot(places, len(router.choices)).float().mean(2)
-        means = shares.mean((0, 1))
+        means = averaged(shares.mean((0, 1)))
         off = means - means.new_tensor(plan.mixture.shares)
         # the gradient of the augmented Lagrangian: without its second part the shares swing about the budget
         worse = (nats + shares @ (multipliers + plan.alpha * off)).unflatten(0, (plan.samples, -1))

@@ -20,7 +20,7 @@ from .. import progress
 from ..model import Checkpoint, LanguageModel
 from ..oracle import Objective
 from ..records import above_zero, whole
-from . import budget, distil, pairwise, policy, straight_through, threshold
+from . import budget, distil, pairwise, policy, processes, straight_through, threshold
 from .linear import NAMES, READS, Mixture, Router
 from .pairwise import CLASSES
 
@@ -126,8 +126,12 @@ def train(
 
     Raises:
         ValueError: bad rows, a mixture of choices the model does not have, a checkpoint that is damaged or of another
-            training, or a loss that is NaN.
+            training, processes that do not divide the rows of a step, or a loss that is NaN.
+
+    Where torch.distributed is set up, every process calls this; the first writes the checkpoint.
     """
+    if plan.rows % processes.number():
+        raise ValueError(f"{processes.number()} processes must divide the {plan.rows} rows of a step")
     lm.check(rows[:1])
     lm.check(np.array([[rows.min(), rows.max()]]))  # all ids, without a copy of the rows
     ways: dict[str, Any] = {"units": plan.units, "reads": plan.reads, "seed": plan.seed}
@@ -147,12 +151,12 @@ def train(
     state = Checkpoint(checkpoint, _identity(lm, rows, plan), trained)
     with _backbone(lm, frozen=not plan.train_backbone):
         log = state.read(optimizer)
-        with progress.bar("training the router", begun=len(log) / steps) as watch:
+        with progress.bar("training the router", begun=len(log) / steps, quiet=processes.rank() > 0) as watch:
             for step in range(len(log), steps):
                 part = step / max(1, steps - 1) if plan.kind == "budget" else 0.0
                 router.beta.fill_(plan.beta_start * (plan.beta_end / plan.beta_start) ** part)
                 log.append(_step(lm, router, optimizer, rows, plan, log))
-                if (step + 1) % plan.save_every == 0 or step + 1 == steps:
+                if processes.rank() == 0 and ((step + 1) % plan.save_every == 0 or step + 1 == steps):
                     state.write(optimizer, log)
                 watch((step + 1) / steps)
     router.facts = {**asdict(plan), "tokens": steps * plan.rows * rows.shape[1], "model": lm.fingerprint}
@@ -162,27 +166,26 @@ def train(
 def _step(
     lm: LanguageModel, router: Router, optimizer: torch.optim.Optimizer, rows: np.ndarray, plan: Stage3, log: list
 ) -> dict[str, float | int]:
-    """One batch of rows; its log record."""
-    step = len(log)
-    places = np.arange(step * plan.rows, (step + 1) * plan.rows) % len(rows)
+    """One batch of rows, shared by all processes; its log record."""
+    step, rank = len(log), processes.rank()
+    places = np.arange(step * plan.rows, (step + 1) * plan.rows)[rank :: processes.number()] % len(rows)
     ids = torch.from_numpy(rows[places].astype(np.int64)).to(lm.device)
-    # what is drawn depends on the step alone, so that a training that was cut off goes on as it would have
-    draw = torch.Generator().manual_seed(plan.seed * 1_000_003 + step)
+    # what is drawn depends on step and process alone, so that a training that was cut off goes on as it would have
+    draw = torch.Generator().manual_seed(plan.seed * 1_000_003 + step + 7_919_000_003 * rank)
     record: dict[str, Any] = {}
     for loss, record in KINDS[plan.kind](lm, router, ids, plan, log, draw):  # noqa: B007 - the last is kept
         if not torch.isfinite(loss).item():
             raise ValueError(f"the router's loss is {loss.item()} at step {step}: lower the learning rate")
         optimizer.zero_grad()
         loss.backward()
+        for parameter in (p for group in optimizer.param_groups for p in group["params"] if p.grad is not None):
+            parameter.grad = processes.averaged(parameter.grad)
         optimizer.step()
     share = dict(zip(router.choices, record.pop("shares")))
-    return {
-        "step": step + 1,
-        "tokens": (step + 1) * ids.numel(),
-        **record,
-        "beta": float(router.beta),
-        **{f"share_{name}": share.get(choice, 0.0) for name, choice in NAMES.items()},
-    }
+    record["beta"] = float(router.beta)
+    record |= {f"share_{name}": share.get(choice, 0.0) for name, choice in NAMES.items()}
+    means = processes.averaged(torch.tensor(list(record.values()), dtype=torch.float64, device=lm.device))
+    return {"step": step + 1, "tokens": (step + 1) * plan.rows * ids.shape[1], **dict(zip(record, means.tolist()))}
 
 
 def _identity(lm: LanguageModel, rows: np.ndarray, plan: Stage3) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import json
 import random
 import shutil
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
@@ -54,16 +55,23 @@ def train_router(
 
     Raises:
         ValueError: as `router.train` and `training_rows`; another process is training a router in this folder.
+
+    Under torchrun every process calls this; the first writes.
     """
     here, plan = Study(model=path), router.Stage3(mixture, tokens=tokens, seed=seed, **ways)
-    with store.only_writer(out / "training.lock"), store.room_in(out):
+    with (
+        router.together() as first,
+        store.only_writer(out / "training.lock") if first else nullcontext(),
+        store.room_in(out),
+    ):
         length = min(training.ROW, here.lm.context)
         rows = training_rows(here.lm.tokenizer, tokens, length=length, sources=sources, seed=seed)
         made, log = router.train(here.lm, rows, plan, checkpoint=out / "training.pt")
         router.calibrate(made, here.lm, here.calibration())
-        router.save(made, out)
-        (out / "training.pt").unlink(missing_ok=True)
-        log.to_parquet(out / "training-log.parquet", index=False)
+        if first:
+            router.save(made, out)
+            (out / "training.pt").unlink(missing_ok=True)
+            log.to_parquet(out / "training-log.parquet", index=False)
     return made, log
 
 

@@ -16,10 +16,11 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
 
-from .. import memory, progress
+from .. import progress
 from ..model.adapter import is_adapter, place_of_base, save_adapter
 from ..model.duo import CLASSES, DuoCausalLM
 from ..model.loading import load_model
+from ..model.memory import keep_freed
 from ..model.policy import RandomPolicy
 from ..routes import BIG, SMALL
 from . import attention
@@ -175,7 +176,7 @@ def train(plan: Stage1, *, max_steps: int | None = None) -> Path:
 
     Under torchrun every process calls this; the first writes.
     """
-    memory.keep_freed(large=True)
+    keep_freed(large=True)
     arguments = _arguments(plan)
     with arguments.main_process_first(local=False):
         plan.claim()
