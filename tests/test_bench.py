@@ -6,6 +6,7 @@ import time
 import numpy as np
 import pytest
 from conftest import tiny_model
+from transformers import AutoTokenizer
 
 from duoviz import router
 from duoviz.bench import decoding, measures, products, real
@@ -34,6 +35,14 @@ def test_sides_are_timed_in_turn_and_the_first_round_does_not_count():
 
 def test_the_expanded_cache_is_timed_in_a_process_of_its_own():
     assert 0 < measures._in_own_process("expanded_seconds", "data/duo-tiny", "cpu") < 60
+
+
+def test_a_sweep_of_two_workers_is_set_beside_one(tmp_path):
+    tiny_model(layers=3, vocab=4096).model.save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained("data/duo-tiny").save_pretrained(tmp_path)
+    row = measures.sweep_of_two(str(tmp_path), documents=4, length=8)
+    assert 0.2 < row.ratio < 5
+    assert row.value > 0
 
 
 def test_a_text_is_drafted_and_measured(monkeypatch):

@@ -8,11 +8,14 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +28,8 @@ from ..records import Tokens
 from ..router import Router, trained
 from ..router import load as load_router
 from ..routes import BIG, SMALL
-from ..study import Study
+from ..study import Study, engines, sweep
+from ..study.sweep import SurveySweep
 from .decoding import SAID, Step, grid, steps
 from .inspector import latencies
 from .products import BOUNDING, multiply, timed, trie_products, work_of
@@ -93,6 +97,7 @@ def _rows(lm: LanguageModel, tokens: Tokens, folder: str, rounds: int) -> Iterat
     yield _stage_1(lm, rounds)
     yield from _drafts(lm, tokens, rounds)
     yield from latencies(folder)
+    yield sweep_of_two(folder)
 
 
 def _oracle(lm: LanguageModel, tokens: Tokens, folder: str, rounds: int) -> Iterator[Row]:
@@ -170,6 +175,23 @@ def expanded_seconds(folder: str, device: str) -> float:
     study = Study(model=folder, documents=8, length=128)
     (seconds,) = timed([partial(_expanded, load(folder, device=device), study.tokens("shipped-prose"))], 5)
     return seconds
+
+
+def sweep_of_two(folder: str, *, documents: int = 32, length: int = 128) -> Row:
+    """A sweep by two workers of one thread beside the same by one; that they start, and the merge, is included."""
+
+    def seconds(workers: int) -> float:
+        with TemporaryDirectory() as place:
+            study = Study(model=folder, documents=documents, length=length, results=Path(place))
+            ways = {"context": "reference:big", "method": None, "choices": None}
+            shared: dict[str, Any] = {"source": "shipped-prose", "objectives": ("nll",), "ways": ways, "batch": 2}
+            asked = SurveySweep(study=study, shards=documents // 2, **shared)
+            began = time.perf_counter()
+            sweep.run(asked, f"local:{workers}", engines.Resources())
+            return time.perf_counter() - began
+
+    one, two = seconds(1), seconds(2)
+    return Row(f"sweep of {documents} texts, two workers of one thread", two, "s", one / two, "one worker; limit 2")
 
 
 def _three_ways(lm: LanguageModel, tokens: Tokens) -> Iterator[Row]:
