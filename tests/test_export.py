@@ -71,7 +71,7 @@ def test_drawn_lists_the_cells_of_heatmaps():
     draw = np.random.default_rng(0).normal(size=(40, 2))
     given = pd.DataFrame(draw, columns=["a", "b"]).assign(source="s", seq=np.arange(40) // 20)
     alike = frames.rank_agreement(given, ["a", "b"])
-    table = figures.drawn(figures.rank_agreement(alike, title="t"))
+    table = figures.drawn(figures.agreement(alike, title="t"))
     np.testing.assert_allclose(table[["value", "low", "high"]], alike[["mean", "low", "high"]])
 
 

@@ -390,7 +390,7 @@ def every(curves, tokens):
         "luck_curve": figures.luck_curve(frames.luck_gains(losses_by_luck(tokens), tokens)),
         "forest": figures.forest(claims.table([claims.claim("x", curves["nll"].loss_nats[0])])),
         "policy_bars": figures.policy_bars(summary[summary["budget"] == 2], title="t"),
-        "rank_agreement": figures.rank_agreement(frames.rank_agreement(table, losses[:3]), title="t"),
+        "agreement": figures.agreement(frames.rank_agreement(table, losses[:3]), title="t"),
         "realised_budget": figures.realised_budget(means),
         "regret_curve": figures.regret_curve(frames.regrets(methods, candidates, tokens)),
         "route_comparison": figures.route_comparison(

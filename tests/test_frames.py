@@ -179,7 +179,7 @@ def test_quantities_agree_as_far_as_they_rank_tokens_alike():
     assert found.loc[("a", "c"), "high"] == pytest.approx(-1)
     assert abs(found.loc[("a", "d"), "mean"]) < 0.3
     assert found.loc[("d", "a"), ["documents", "positions"]].tolist() == [3, 150]
-    figure = figures.rank_agreement(found.reset_index(), title="t")
+    figure = figures.agreement(found.reset_index(), title="t")
     assert figure.data[0].z[0][2] == pytest.approx(-1)
     assert list(figure.data[0].x) == ["a", "b", "c", "d"]
 

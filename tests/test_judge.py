@@ -146,3 +146,18 @@ def test_seeds_are_a_second_level_of_the_interval():
     assert 0.94 < covered / 300 <= 1
     with pytest.raises(ValueError, match="two routers of one kind, budget and seed"):
         frames.over_seeds(pd.DataFrame(rows[:1] * 2))
+
+
+def test_policies_agree_as_far_as_they_choose_alike_beyond_chance():
+    draw, tokens = np.random.default_rng(0), Tokens.of(np.zeros((20, 41), np.int64))
+    biased = (draw.random((2, 20, 40, 6)) < np.linspace(0.1, 0.9, 6)).astype(np.int8) + 1
+    half = np.where(draw.random(biased[0].shape) < 0.5, biased[0], biased[1])
+    chosen = {"one": biased[0], "other": biased[1], "half": half}
+    table = frames.route_agreement(chosen, tokens).set_index(["one", "other"])
+    assert table.loc[("one", "one"), "mean"] == 1
+    assert table.loc[("one", "other"), "low"] < 0 < table.loc[("one", "other"), "high"]
+    assert table.loc[("one", "half"), "mean"] == pytest.approx(0.5, abs=0.06)
+    assert table.loc[("half", "one"), "mean"] == pytest.approx(table.loc[("one", "half"), "mean"])
+    assert table["positions"].eq(800).all()
+    drawn = figures.agreement(table.reset_index(), title="t", of="policy", measure="agreement beyond chance")
+    np.testing.assert_allclose(np.diag(drawn.data[0].z), 1)

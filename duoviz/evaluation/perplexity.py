@@ -233,7 +233,8 @@ class Windows:
                     counts += np.bincount(reading.routes[-len(piece.targets) :].ravel(), minlength=len(counts))
                     size, done = size + new, done + len(piece.targets)
                 watch(done / total)
-        return Scores(np.concatenate([np.empty((0, self.stride), np.float32), *rows]), np.array(numbers), size, counts)
+        losses = np.concatenate([np.empty((0, self.stride), np.float32), *rows])
+        return Scores(losses, np.array(numbers, np.int64), size, counts)
 
     def summary(self, scores: Scores) -> Perplexity:
         """The perplexity of the documents that were read.

@@ -24,12 +24,13 @@ from .policies import (
     realised_budget,
 )
 from .routing import around, frame, route_comparison, route_maps, routing_heatmap
-from .tokens import difficulty_against_loss, distribution, rank_agreement, ridges, slices, token_losses
+from .tokens import agreement, difficulty_against_loss, distribution, ridges, slices, token_losses
 from .training import beginnings, equal_flops, training_curves
 
 __all__ = [
     "CONFIG",
     "Folded",
+    "agreement",
     "around",
     "beginnings",
     "budget_curve",
@@ -51,7 +52,6 @@ __all__ = [
     "luck_curve",
     "nothing",
     "policy_bars",
-    "rank_agreement",
     "realised_budget",
     "regret_curve",
     "ridges",

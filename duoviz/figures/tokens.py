@@ -183,12 +183,15 @@ def _hill(
     figure.add_annotation(text=f"<b>{one['median']:.2f}</b>  n = {one['positions']:,}", showarrow=False, **where)
 
 
-def rank_agreement(table: pd.DataFrame, *, title: str) -> go.Figure:
-    """Do several quantities rank the tokens of a document alike? Rank correlation of every pair, one panel per source.
+def agreement(table: pd.DataFrame, *, title: str, of: str = "quantity", measure: str = "rank correlation") -> go.Figure:
+    """Do several quantities rank the tokens of a document alike, or several policies choose alike? A number for every pair, one
+    panel per source.
 
     Args:
-        table: as of `frames.rank_agreement`.
+        table: as of `frames.rank_agreement` or `frames.route_agreement`.
         title: of the figure.
+        of: what is compared.
+        measure: what the numbers are.
 
     Raises:
         ValueError: no rows, or a column is missing.
@@ -213,14 +216,14 @@ def rank_agreement(table: pd.DataFrame, *, title: str) -> go.Figure:
             texttemplate="%{text:.2f}",
             customdata=np.stack([low, high], -1),
             hovertemplate="%{y}, %{x}: %{z:.2f} [%{customdata[0]:.2f}, %{customdata[1]:.2f}]<extra></extra>",
-            colorbar={"title": "rank correlation"},
+            colorbar={"title": measure},
             showscale=column == len(sources),
             row=1,
             col=column,
         )
-    figure.update_xaxes(title="quantity", tickangle=-30, showgrid=False)
+    figure.update_xaxes(title=of, tickangle=-30, showgrid=False)
     figure.update_yaxes(autorange="reversed", automargin=True, showgrid=False)
-    figure.update_yaxes(title="quantity", col=1)
+    figure.update_yaxes(title=of, col=1)
     note = f"{look.counted(table)}; within each document, averaged; 95 % intervals at the pointer"
     return look.finish(figure, title=title, note=note, height=480)
 

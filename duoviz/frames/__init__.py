@@ -2,7 +2,7 @@
 
 from .inspection import best_routes, inspected, layer_usage, policies, spread
 from .landscapes import luck_gains, luck_losses, means, regrets, sampled, searched
-from .routers import calibration, explained, over_seeds
+from .routers import calibration, explained, over_seeds, route_agreement
 from .slices import (
     BY,
     CLASSES,
@@ -65,6 +65,7 @@ __all__ = [
     "rank_agreement",
     "regrets",
     "ridges",
+    "route_agreement",
     "sampled",
     "searched",
     "slices",

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from itertools import product
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Int8
 from scipy.stats import t
 
 from .. import metrics
+from ..records import Tokens
+from ..routes import BIG, SKIP, SMALL
 
 
 def calibration(gains: pd.DataFrame, *, parts: int = 20) -> pd.DataFrame:
@@ -74,4 +79,28 @@ def over_seeds(judged: pd.DataFrame) -> pd.DataFrame:
             half, mean = float(np.hypot(documents, seeds)), part[name].mean()
             row |= {name: mean, f"{name}_low": mean - half, f"{name}_high": mean + half}
         rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def route_agreement(chosen: Mapping[str, Int8[np.ndarray, "seq position layer"]], tokens: Tokens) -> pd.DataFrame:
+    """How alike some policies route the tokens: source, one, other (policies), mean, low, high (95 %, over documents), positions,
+    documents.
+
+    Cohen's kappa: the share of layers with the same choice, less what it would be if both drew each layer's choice independently
+    with the shares that they have there, over the most that this can be. 1 is the same routes, 0 chance.
+
+    Args:
+        chosen: routes by policy.
+        tokens: the text.
+    """
+    rows = []
+    for one, other in product(chosen, repeat=2):
+        a, b = chosen[one], chosen[other]
+        both = metrics.scored(a) & metrics.scored(b)
+        chance = sum(float(((a[both] == c).mean(0) * (b[both] == c).mean(0)).mean()) for c in (SKIP, SMALL, BIG))
+        same = np.where(both, (a == b).mean(-1), np.nan)
+        found = metrics.mean_interval((same - chance) / max(1 - chance, 1e-9), tokens.documents)
+        ends = {"mean": found.mean, "low": found.low, "high": found.high}
+        counts = {"positions": found.positions, "documents": found.documents}
+        rows.append({"source": tokens.source, "one": one, "other": other, **ends, **counts})
     return pd.DataFrame(rows)

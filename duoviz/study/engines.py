@@ -42,7 +42,7 @@ class Resources:
     """
 
     threads: int = 1
-    gpus: float = 0
+    gpus: float = 0.0
     folder: Path = Path()
     options: dict[str, Any] = field(default_factory=dict)
 
