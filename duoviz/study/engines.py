@@ -89,13 +89,18 @@ def room(on: str, resources: Resources) -> int:
 
 def _local(calls: Sequence[Call], resources: Resources, waiting: Waiting) -> list[str]:
     """Processes of this machine; with GPUs, one of them for each."""
-    spawn, devices = multiprocessing.get_context("spawn"), torch.cuda.device_count()
+    devices = torch.cuda.device_count()
+    # workers on the CPU are forked from one process that has imported everything; a GPU's must see their own device first
+    forks = not devices and "forkserver" in multiprocessing.get_all_start_methods()
+    ways: Any = multiprocessing.get_context("forkserver" if forks else "spawn")
+    if forks:
+        ways.set_forkserver_preload(["duoviz.study.sweep"])
     processes = []
     try:
         for number, call in enumerate(calls):
             device = {"CUDA_VISIBLE_DEVICES": str(number % devices)} if devices else {}
             with _variables(OMP_NUM_THREADS=str(resources.threads), **device):
-                process = spawn.Process(target=_as_a_process, args=(call, resources.threads))
+                process = ways.Process(target=_as_a_process, args=(call, resources.threads))
                 process.start()
             processes.append(process)
         while alive := [process.sentinel for process in processes if process.is_alive()]:
