@@ -178,19 +178,20 @@ def expanded_seconds(folder: str, device: str) -> float:
 
 
 def sweep_of_two(folder: str, *, documents: int = 32, length: int = 128) -> Row:
-    """A sweep by two workers of one thread beside the same by one; that they start, and the merge, is included."""
+    """A sweep by two workers of one thread beside the same by one, merge included; a small one goes before, so that what workers
+    are forked from is there."""
 
-    def seconds(workers: int) -> float:
+    def seconds(workers: int, texts: int) -> float:
         with TemporaryDirectory() as place:
-            study = Study(model=folder, documents=documents, length=length, results=Path(place))
+            study = Study(model=folder, documents=texts, length=length, results=Path(place))
             ways = {"context": "reference:big", "method": None, "choices": None}
             shared: dict[str, Any] = {"source": "shipped-prose", "objectives": ("nll",), "ways": ways, "batch": 2}
-            asked = SurveySweep(study=study, shards=documents // 2, **shared)
+            asked = SurveySweep(study=study, shards=texts // 2, **shared)
             began = time.perf_counter()
             sweep.run(asked, f"local:{workers}", engines.Resources())
             return time.perf_counter() - began
 
-    one, two = seconds(1), seconds(2)
+    _, one, two = seconds(1, 2), seconds(1, documents), seconds(2, documents)
     return Row(f"sweep of {documents} texts, two workers of one thread", two, "s", one / two, "one worker; limit 2")
 
 
