@@ -7,6 +7,8 @@ PAGES := tests/test_report.py $(wildcard tests/test_browser_*) tests/test_famili
 DEVICE ?= cuda
 OUT ?= runs/gpu
 GPU_PYTHON ?= python3
+GPU_SECONDS ?= 200
+TOY_RUN := --rows 2 --micro-rows 2 --tokens 1024 --optimizer muon --any-share --sources file:data/text/prose.jsonl
 PLATFORMS := $(addprefix --platform ,manylinux_2_28_x86_64 manylinux_2_17_x86_64 manylinux2014_x86_64 any)
 LACKED := beartype==0.23.1 datasets==5.2.0 dill==0.4.1 multiprocess==0.70.19
 SMOLLM2 := .venv/.smollm2
@@ -39,11 +41,12 @@ smollm2: $(SMOLLM2)  ## the dense model of the real specimen: SmolLM2-135M-Instr
 bench: $(READY) $(SMOLLM2)  ## the benchmarks as tables and runs/bench.json
 	$(BIN)/python -m duoviz bench --specimen data/smollm2-duo
 
-gpu:  ## on a machine with a GPU: the tests that take a device, then large searches, decoding and training -> $(OUT)/gpu.json (DEVICE=cpu rehearses)
+gpu:  ## on a machine with a GPU: the tests that take a device, then large searches, decoding and training, and a wide model -> $(OUT) (DEVICE=cpu rehearses)
 	@mkdir -p $(OUT)
 	@test $(DEVICE) = cpu || ! ls .wheels/*.whl >/dev/null 2>&1 || $(GPU_PYTHON) -m pip install -qq --no-index --no-deps --upgrade --target $(OUT)/site .wheels/*.whl
 	@PYTHONPATH=.:$(OUT)/site DUOVIZ_DEVICE=$(DEVICE) $(GPU_PYTHON) -m pytest -q -o addopts= -p no:cacheprovider tests/test_device.py
 	@PYTHONPATH=.:$(OUT)/site $(GPU_PYTHON) -m duoviz bench --accelerator --device $(DEVICE) --out $(OUT)/gpu.json
+	@PYTHONPATH=.:$(OUT)/site timeout $(GPU_SECONDS) $(GPU_PYTHON) -m duoviz train --out $(OUT)/model $(if $(filter cpu,$(DEVICE)),$(TOY_RUN),--preset wide --micro-rows 128 --optimizer muon --any-share) || echo "the wide model is not done after $(GPU_SECONDS) s: its checkpoints are in $(OUT)/model"
 
 gpu-wheels: $(READY)  ## what such a machine may lack and cannot fetch, for Python 3.12 -> .wheels
 	@$(BIN)/python -m pip download -qq --disable-pip-version-check --no-deps --only-binary=:all: --python-version 3.12 --implementation cp --dest .wheels $(PLATFORMS) $(LACKED)

@@ -130,7 +130,7 @@ def test_shares_that_sum_to_one_leave_nothing_to_small(big, skip, letters):
             ("router", "--out", "x", "--big", "0.9", "--skip", "0.1", "--model", "no/such/folder"),
             "there is no such folder",
         ),
-        (("train", "--out", "x", "--preset", "huge"), "preset 'huge': allowed are tiny, tiny-opt, paper"),
+        (("train", "--out", "x", "--preset", "huge"), "preset 'huge': allowed are tiny, tiny-opt, wide, paper"),
         (("train", "--out", "x", "--tokens", "0"), "tokens 0: give a whole number"),
         (("train", "--out", "x", "--big", "0.9", "--skip", "0.1", "--sources", "novels"), "'novels' is unknown"),
         (("train", "--out", "x", "--big", "0.7", "--skip", "0.6"), "give probabilities that sum to 1"),

@@ -72,7 +72,8 @@ def router(
 def train(
     out: Annotated[Path, typer.Option(help="Folder of the run; a run that was cut off goes on from there.")],
     preset: Annotated[
-        str | None, typer.Option(help="tiny (the shipped model), tiny-opt or paper (1.4 B); else that of --start.")
+        str | None,
+        typer.Option(help="tiny (the shipped model), tiny-opt, wide or paper (1.4 B); else that of --start."),
     ] = None,
     width: Annotated[int | None, typer.Option(help="Width of the big FFN; the preset's if not given.")] = None,
     tokens: Annotated[int | None, typer.Option(help="Training tokens; the preset's if not given.")] = None,

@@ -163,7 +163,8 @@ class Preset:
 PRESETS = {
     "tiny": Preset(128, 12, 4, 512, 32, 4096, 256, 30_400_000, 32, 2e-3, 1e-4),
     "tiny-opt": Preset(128, 8, 4, 512, 32, 4096, 256, 8_000_000, 32, 2e-3, 1e-4, family="opt"),
+    "wide": Preset(256, 12, 4, 1024, 64, 8192, 256, 60_000_000, 128, 2e-3, 1e-4),
     "paper": Preset(2560, 12, 20, 10_240, 640, 32_000, 2048, 300_000_000_000, 2048, 3e-4, 3e-5, 2000),
 }
-"""`tiny` is the shipped model, `tiny-opt` the shipped dense one; `paper` has the shape of arXiv 2410.10846, section 3.1 (its
-context length and optimizer are not stated there and are ours)."""
+"""`tiny` is the shipped model, `tiny-opt` the shipped dense one, `wide` one for minutes of a GPU; `paper` has the shape of
+arXiv 2410.10846, section 3.1 (its context length and optimizer are not stated there and are ours)."""
