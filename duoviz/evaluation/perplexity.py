@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Float32, Int64
@@ -124,7 +124,11 @@ def perplexity(
     """
     asked = Windows.of(lm, source, way=way, length=length, stride=stride, split=split, bos=bos)
     whole(documents=1 if documents is None else documents)
-    return asked.summary(asked.scores(lm, slice(documents), batch_size=batch_size))
+    return asked.summary(asked.scores(lm, asked.texts(lm, documents), batch_size=batch_size))
+
+
+Text: TypeAlias = tuple[np.ndarray, int]
+"""Token ids of a document, int64 `[token]`, and the bytes of what is predicted of it."""
 
 
 @dataclass(frozen=True)
@@ -199,26 +203,34 @@ class Windows:
             raise ValueError(f"stride {stride}: windows of {room} tokens advance by 1..{room}")
         return cls(source, ways_.check(lm, way), length, stride, split, bos)
 
-    def texts(self, lm: LanguageModel, documents: slice) -> list[tuple[Int64[np.ndarray, " token"], int]]:
-        """Token ids of some of the documents with something to predict, and the bytes of what is predicted of each."""
+    def texts(self, lm: LanguageModel, documents: int | None) -> list[Text]:
+        """The first documents with something to predict; all if no number is given."""
         first = len(corpus.special_beginning(lm.tokenizer, self.bos))
 
-        def every() -> Iterator[tuple[Int64[np.ndarray, " token"], int]]:
+        def every() -> Iterator[Text]:
             for document in corpus.stream(self.source, split=self.split):
                 ids, offsets = corpus.tokenize(lm.tokenizer, document.text, bos=self.bos)
                 if len(ids) > max(1, first):
                     start = 0 if first else offsets[0][1]
                     yield np.array(ids, np.int64), len(document.text[start:].encode("utf-8", "surrogatepass"))
 
-        return list(islice(every(), documents.start, documents.stop))
+        return list(islice(every(), documents))
 
     def scores(
-        self, lm: LanguageModel, documents: slice = slice(None), *, batch_size: int = 8, quiet: bool = False
+        self, lm: LanguageModel, texts: Sequence[Text], *, begun: int = 0, batch_size: int = 8, quiet: bool = False
     ) -> Scores:
-        """Read some of the documents, `batch_size` windows in a forward pass; errors as in `perplexity`."""
+        """Read some of the documents, `batch_size` windows in a forward pass; errors as in `perplexity`.
+
+        Args:
+            lm: the model.
+            texts: some of `texts`.
+            begun: how many come before them.
+            batch_size: as in `perplexity`.
+            quiet: show no progress.
+        """
         whole(batch_size=batch_size)
         training.warn_of_split(lm.path, self.source)
-        texts, first = self.texts(lm, documents), len(corpus.special_beginning(lm.tokenizer, self.bos))
+        first = len(corpus.special_beginning(lm.tokenizer, self.bos))
         total, done, size = sum(len(ids) - max(1, first) for ids, _ in texts), 0, 0
         pieces = _pieces(lm, texts, self.way, self.length - first, self.stride, first)
         rows: list[Float32[np.ndarray, "row position"]] = []
@@ -229,7 +241,7 @@ class Windows:
                 readings = ways_.read(lm, [piece for *_, piece in batch], self.way)
                 for (number, new, piece), reading in zip(batch, readings):
                     rows.append(_rows(reading.loss_nats, self.stride))
-                    numbers += [number + (documents.start or 0)] * len(rows[-1])
+                    numbers += [begun + number] * len(rows[-1])
                     counts += np.bincount(reading.routes[-len(piece.targets) :].ravel(), minlength=len(counts))
                     size, done = size + new, done + len(piece.targets)
                 watch(done / total)
@@ -270,7 +282,7 @@ def windows(tokens: int, *, length: int, stride: int) -> Iterator[tuple[int, int
 
 
 def _pieces(
-    lm: LanguageModel, texts: Iterable[tuple[np.ndarray, int]], way: Way, length: int, stride: int, first: int
+    lm: LanguageModel, texts: Iterable[Text], way: Way, length: int, stride: int, first: int
 ) -> Iterator[tuple[int, int, Piece]]:
     """Every window of every document: the document's number, its bytes (once, else 0) and what is read.
 

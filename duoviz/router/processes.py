@@ -22,9 +22,11 @@ def together() -> Iterator[bool]:
     from accelerate import PartialState
 
     state = PartialState(cpu=not torch.cuda.is_available())  # takes the device of this process, too
-    yield state.is_main_process
-    state.wait_for_everyone()
-    state.destroy_process_group()
+    try:
+        yield state.is_main_process
+        state.wait_for_everyone()
+    finally:
+        state.destroy_process_group()  # a process that ends with its group open may crash
 
 
 def number() -> int:

@@ -184,8 +184,10 @@ def _step(
     share = dict(zip(router.choices, record.pop("shares")))
     record["beta"] = float(router.beta)
     record |= {f"share_{name}": share.get(choice, 0.0) for name, choice in NAMES.items()}
-    means = processes.averaged(torch.tensor(list(record.values()), dtype=torch.float64, device=lm.device))
-    return {"step": step + 1, "tokens": (step + 1) * plan.rows * ids.shape[1], **dict(zip(record, means.tolist()))}
+    if processes.number() > 1:
+        means = processes.averaged(torch.tensor(list(record.values()), dtype=torch.float64, device=lm.device))
+        record = dict(zip(record, means.tolist()))
+    return {"step": step + 1, "tokens": (step + 1) * plan.rows * ids.shape[1], **record}
 
 
 def _identity(lm: LanguageModel, rows: np.ndarray, plan: Stage3) -> dict[str, Any]:
