@@ -21,6 +21,7 @@ EvaluateEvery = Annotated[
 AnyShare = Annotated[
     bool, typer.Option("--any-share", help="Draw the probability of big for every text anew, from 0 to 1.")
 ]
+Shard = Annotated[bool, typer.Option("--shard", help="Divide the weights among the processes of torchrun (FSDP2).")]
 Bf16 = Annotated[bool, typer.Option("--bf16", help="Matrix products in bfloat16: faster where the processor has them.")]
 
 
@@ -93,9 +94,7 @@ def train(
     any_share: AnyShare = False,
     bf16: Bf16 = False,
     activation_checkpointing: Annotated[bool, typer.Option(help="Recompute activations to save memory.")] = False,
-    shard: Annotated[
-        bool, typer.Option("--shard", help="Divide the weights among the processes of torchrun (FSDP2).")
-    ] = False,
+    shard: Shard = False,
     seed: Seed = 0,
 ) -> None:
     """Stage 1: train a Duo model with random routes, from scratch or from `--start`. Repeat the command to resume."""
