@@ -1,4 +1,4 @@
-"""Subcommands that train: `router`, `train`, `convert`, `figure8`."""
+"""Subcommands that train: `router`, `routers`, `train`, `convert`, `figure8`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .command import SHIPPED, Distil, MicroRows, Model, Seed, Sources, command
+from .command import SHIPPED, Distil, Documents, Groups, Length, MicroRows, Model, Seed, Sources, command
 
 Start = Annotated[
     Path | None, typer.Option(help="Start from this Duo folder or adapter; the learning rate is warmed up again.")
@@ -67,6 +67,53 @@ def router(
     print(log.iloc[[0, -1]].to_string(index=False))
     print(json.dumps({"asked": made.facts["mixture"], "realised on calibration text": made.facts["calibrated"]}))
     print(f"the router is in {out}")
+
+
+@command("finished routers are kept in {out}; repeat the command to go on from there")
+def routers(
+    out: Annotated[Path, typer.Option(help="Folder of the routers and of the tables.")] = Path("runs/routers"),
+    model: Model = str(SHIPPED),
+    kinds: Annotated[str, typer.Option(help="Separated by commas; all, and controls, if not given.")] = "",
+    budgets: Annotated[str, typer.Option(help="Big layers of a token, separated by commas.")] = "1,2,4,6",
+    seeds: Annotated[int, typer.Option(help="Routers of each kind and budget.")] = 5,
+    tokens: Annotated[int, typer.Option(help="Training tokens of each.")] = 1_000_000,
+    sources: Sources = "python-prose,python-code",
+    judge: Annotated[
+        str, typer.Option(help="Sources of the texts on which they are compared, separated by commas.")
+    ] = "shipped-prose,shipped-code,python-prose,python-code",
+    documents: Documents = 96,
+    length: Length = 128,
+    groups: Groups = None,
+    context: Annotated[str, typer.Option(help="Of the oracle and the label-free policy, as in oracle.")] = "committed",
+    keep: Annotated[Path | None, typer.Option(help="Copy the best of each kind and budget into this folder.")] = None,
+) -> None:
+    """Train routers of every kind, with several seeds, and compare them on the same texts (hours on two cores)."""
+    from .. import study
+    from ..study import routers as contest
+
+    asked = [name.strip() for name in kinds.split(",") if name.strip()] or [*contest.KINDS]
+    if unknown := [name for name in asked if name not in contest.KINDS]:
+        raise ValueError(f"kinds {unknown}: allowed are {', '.join(contest.KINDS)}")
+    ways: dict[str, Any] = {"seeds": seeds, "tokens": tokens, "sources": sources.split(",")}
+    numbers = [int(text) for text in budgets.split(",")]
+    contest.train(model, out, budgets=numbers, kinds={name: contest.KINDS[name] for name in asked}, **ways)
+    own = study.Study(model=model, sources=tuple(judge.split(",")), documents=documents, length=length, groups=groups)
+    tables = contest.judged(own, out, context=context)
+    contest.write(tables, out / "tables")
+    columns = [
+        "source",
+        "name",
+        "asked_big",
+        "realised_big",
+        "control",
+        "seed",
+        "over_fixed_nats",
+        "label_free_gap_closed",
+    ]
+    print(tables["judged"][columns].to_string(index=False))
+    for folder in contest.keep(own, out, keep) if keep else ():
+        print(f"kept {folder}")
+    print(f"the tables are in {out / 'tables'}")
 
 
 @command("training up to its last checkpoint is kept in {out}; repeat the command to go on from there")

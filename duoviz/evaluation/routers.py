@@ -31,7 +31,7 @@ def routers(
     *,
     known: Mapping[str, Mapping[str, Curve]],
     controls: Sequence[str] = CONTROLS,
-    meet: bool = False,
+    meet: Mapping[str, Tokens] | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
     """A row for every source, router and control.
@@ -48,8 +48,8 @@ def routers(
         made: routers by name, calibrated on other text.
         known: by source, the curve `fixed`, and `oracle` and `label-free` if there are any.
         controls: of `CONTROLS`.
-        meet: first set the offsets of each router anew on these texts, so that it meets its budget on every source: that takes
-            no label, but the whole text before its first token.
+        meet: by source, texts on which the offsets of each router are set anew, so that it meets its budget on that source;
+            that takes no label. Their own offsets if not given.
         seed: of what controls draw.
 
     Raises:
@@ -62,7 +62,7 @@ def routers(
     rows = []
     for tokens in texts:
         for name, router in made.items():
-            own = calibrate(copy.deepcopy(router), lm, tokens) if meet else router
+            own = router if meet is None else calibrate(copy.deepcopy(router), lm, meet[tokens.source])
             for control, routes, loss in _runs(lm, tokens, own, controls, seed):
                 row = {"source": tokens.source, "router": name, "control": control, **_about(own, lm)}
                 rows.append(row | _judged(lm, tokens, routes, loss, router, known[tokens.source]))

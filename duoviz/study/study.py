@@ -326,7 +326,8 @@ class Study:
 
     def router_curve(self, source: str) -> records.Curve | None:
         """The trained routers over their budgets (figures 4b, 3); None for a model without."""
-        budgets = [k for k in router.BUDGETS if f"budget-{k}" in self.routers()]
+        numbers = [name.removeprefix("budget-") for name in self.routers() if name.startswith("budget-")]
+        budgets = sorted(int(number) for number in numbers if number.isdecimal())
         if not budgets:
             return None
         chosen, losses = zip(*(self.routed(source, f"budget-{k}") for k in budgets))

@@ -1,0 +1,76 @@
+"""Routers of several kinds and seeds for the shipped model: trained, judged, and the best of each kept. All of it very short."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from duoviz import router
+from duoviz.cli import app
+from duoviz.study import Study
+from duoviz.study import routers as contest
+
+KINDS = {
+    "distil": {"kind": "distil"},
+    "threshold": {"kind": "threshold", "reads": "entropy"},
+    "shuffled labels": {"kind": "distil", "shuffled": True},
+}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("contest")
+    text = folder / "words.txt"
+    text.write_text(" ".join(f"word {i % 97} and {i % 13} more, {i % 7} times" for i in range(3000)))
+    said = []
+    ways = {"budgets": (2, 4), "kinds": KINDS, "seeds": 2, "tokens": 4096, "sources": [f"file:{text}"]}
+    contest.train("data/duo-tiny", folder / "out", **ways, say=said.append)
+    return folder / "out", said, ways
+
+
+@pytest.fixture
+def study(tmp_path):
+    return Study(documents=3, length=24, results=tmp_path, sources=("shipped-prose",))
+
+
+def test_what_was_trained_is_not_trained_again(trained):
+    out, said, ways = trained
+    assert said[:3] == ["distil, 2 big, seed 0", "distil, 2 big, seed 1", "distil, 4 big, seed 0"]
+    assert len(said) == 4 + 2 + 2  # thresholds and controls have one seed
+    (out / "distil-4" / "1" / "router.json").rename(out / "router.json")
+    again = []
+    contest.train("data/duo-tiny", out, **ways, say=again.append)
+    assert again == ["distil, 4 big, seed 1"]
+    assert (out / "distil-4" / "1" / "router.json").read_bytes() == (out / "router.json").read_bytes()
+
+
+def test_they_are_judged_together_and_the_best_are_kept(trained, study, tmp_path, monkeypatch):
+    out, *_ = trained
+    monkeypatch.setattr(contest, "CALIBRATION", 2)
+    tables = contest.judged(study, out)
+    judged, policies = tables["judged"], tables["policies"]
+    assert set(judged["name"]) == set(KINDS)
+    own = judged[judged["control"] == ""]
+    assert own.groupby("name").size().to_dict() == {"distil": 4, "shuffled labels": 2, "threshold": 2}
+    assert (judged[judged["control"] != ""]["seed"] == 0).all()  # their own controls are run once
+    assert (own["realised_big"] - own["asked_big"]).abs().max() < 2
+    for row in policies.to_dict("records"):
+        fixed, curve = study.fixed("shipped-prose"), study.survey("shipped-prose", ("nll", "expected"))
+        loss = curve[{"oracle": "nll", "label-free": "expected"}[row["policy"]]].at(row["asked"])[0]
+        assert row["gain_nats"] == pytest.approx(np.nanmean(fixed.at(row["asked"])[0] - loss), abs=1e-6)
+    assert policies["asked"].tolist() == [2, 2, 4, 4]
+    kept = contest.keep(study, out, tmp_path / "kept")
+    assert [folder.name for folder in kept] == ["distil-2", "distil-4", "threshold-2", "threshold-4"]
+    losses = [np.nanmean(router.load(out / "distil-2" / seed).losses(study.lm, study.calibration())) for seed in "01"]
+    assert router.load(kept[0]).facts["seed"] == int(np.argmin(losses))
+    contest.write(tables, tmp_path / "tables")
+    for name, table in contest.read(tmp_path / "tables").items():
+        pd.testing.assert_frame_equal(table, tables[name])
+
+
+def test_bad_input_is_refused(study, tmp_path):
+    with pytest.raises(ValueError, match="holds no routers"):
+        contest.judged(study, tmp_path)
+    done = CliRunner().invoke(app, ["routers", "--kinds", "distil,luck", "--out", str(tmp_path)])
+    assert done.exit_code == 2
+    assert "kinds ['luck']: allowed are budget, straight-through" in done.output.replace("\n", " ")
