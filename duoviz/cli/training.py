@@ -47,6 +47,7 @@ def router(
         bool, typer.Option("--shuffled", help="A control: learn from the losses of other tokens (distil, pairwise).")
     ] = False,
     learning_rate: Annotated[float, typer.Option(help="Of the router.")] = 3e-3,
+    bf16: Bf16 = False,
     sources: Sources = "python-prose,python-code",
     model: Model = str(SHIPPED),
     seed: Seed = 0,
@@ -58,7 +59,7 @@ def router(
 
     mixture = routers.Mixture(big=big, small=rest(big, skip) if small is None else small, skip=skip)
     ways: dict[str, Any] = {"kind": kind, "units": units, "reads": reads, "objective": objective, "shuffled": shuffled}
-    ways["learning_rate"] = learning_rate
+    ways |= {"learning_rate": learning_rate, "bf16": bf16}
     made, log = study.train_router(
         model, out, mixture=mixture, tokens=tokens, sources=sources.split(","), seed=seed, **ways
     )

@@ -23,7 +23,7 @@ def loss(
     lm: LanguageModel, router: Router, ids: Int[Tensor, "row token"], plan: Stage3, log: Sequence, draw: torch.Generator
 ) -> Iterator[tuple[Tensor, dict[str, Any]]]:
     """The loss of a step, and what is logged of it."""
-    out = lm.model(ids, labels=ids, duo_router=router.train(), use_cache=False)
+    out = forward(lm, router.train(), ids, plan, labels=ids)
     found, shares = budget_loss(router.weights(out.router_logits), plan.mixture)
     yield (
         out.loss + plan.alpha * found,
@@ -33,6 +33,12 @@ def loss(
             "shares": shares.tolist(),
         },
     )
+
+
+def forward(lm: LanguageModel, router: Router, ids: Int[Tensor, "row token"], plan: Stage3, **asked: Any) -> Any:
+    """The model's output on one batch of texts, in the precision of the plan."""
+    with torch.autocast(lm.device.type, torch.bfloat16, enabled=plan.bf16):
+        return lm.model(ids, duo_router=router, use_cache=False, **asked)
 
 
 def budget_loss(

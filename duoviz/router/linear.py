@@ -133,10 +133,11 @@ class Router(nn.Module):
         return self.network(layer, self.read(x.float(), given))
 
     def network(self, layer: int, x: Float[Tensor, "*token hidden"]) -> Float[Tensor, "*token choice"]:
-        """Logits of one layer from what is read."""
-        if self.units:
-            x = nn.functional.gelu(nn.functional.linear(x, self.inner[layer], self.inner_bias[layer]))
-        return nn.functional.linear(x, self.weight[layer], self.bias[layer])
+        """Logits of one layer from what is read; in float32, whatever the model around it computes in."""
+        with torch.autocast(x.device.type, enabled=False):
+            if self.units:
+                x = nn.functional.gelu(nn.functional.linear(x, self.inner[layer], self.inner_bias[layer]))
+            return nn.functional.linear(x, self.weight[layer], self.bias[layer])
 
     def given(self, model: Any, tokens: Tensor, begun: int) -> Any:
         """What is needed of a forward pass besides the FFN's inputs: None where they are all that is read.

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..model import LanguageModel
 from ..model.routing import NOTED, holding
+from .budget import forward
 from .linear import Router
 from .processes import averaged
 from .straight_through import DUAL, held, names
@@ -32,7 +33,7 @@ def loss(
     multipliers, taken = held(log, router).to(ids.device), []
     try:
         with holding(NOTED, lambda _, tokens, routing: taken.append(routing.taken())):
-            out = lm.model(ids.repeat(plan.samples, 1), duo_router=router, use_cache=False)
+            out = forward(lm, router, ids.repeat(plan.samples, 1), plan)
     finally:
         router.drawn = None
     places = torch.searchsorted(torch.tensor(router.choices, device=ids.device), taken[0].to(ids.device))[:, :-1]

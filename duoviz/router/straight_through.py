@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..model import LanguageModel
-from .budget import budget_loss
+from .budget import budget_loss, forward
 from .linear import NAMES, Router
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def loss(
     """The loss of a step, and what is logged of it."""
     router.drawn = draw
     try:
-        out = lm.model(ids, labels=ids, duo_router=router.train(), use_cache=False)
+        out = forward(lm, router.train(), ids, plan, labels=ids)
         # the probabilities, not what was drawn with them: the same mean, with less noise
         means = (router.beta * out.router_logits).softmax(-1)
     finally:
