@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +28,8 @@ from . import places
 
 SHIPPED_RESULTS = places.SHIPPED / "data" / "results"
 FORMAT = 2
+USED = "DUOVIZ_USED"
+"""Name of the environment variable that holds the path of a file, to which the name of each result that is asked for is added."""
 Arrays = dict[str, Any]
 """Arrays by name."""
 
@@ -62,6 +65,9 @@ class Store:
             OSError: it cannot be written (no space); nothing half-written is left.
         """
         key = self.key(request)
+        if used := os.environ.get(USED):
+            with open(used, "a") as file:
+                file.write(f"{key}\n")
         stored = self._stored(key)
         if stored:
             self.found.append(stored)
@@ -115,19 +121,25 @@ class Store:
         places = [place / key for place in (self.shipped, self.folder) if place is not None]
         return next((place for place in places if _written(place)), None)
 
-    def ship(self) -> list[str]:
-        """Put the results written since `since` in place of all shipped ones; returns their names.
+    def ship(self, names: Sequence[str], *, some: bool = False) -> None:
+        """Put results in place of all that are shipped of the same models.
+
+        Args:
+            names: of results that are kept here, or shipped already.
+            some: leave the others.
 
         Raises:
             ValueError: nowhere to ship to, or nothing to ship.
         """
-        made = sorted(path for path in self.folder.glob("*-*") if path.is_dir() and _written(path) > self.since)
-        if self.shipped is None or not made:
-            raise ValueError(f"{len(made)} results in {self.folder}, to be shipped to {self.shipped}: both are needed")
-        shutil.rmtree(self.shipped, ignore_errors=True)
-        for path in made:
-            shutil.copytree(path, self.shipped / path.name)
-        return [path.name for path in made]
+        if self.shipped is None or not names:
+            raise ValueError(f"{len(names)} results in {self.folder}, to be shipped to {self.shipped}: both are needed")
+        for name in names:
+            if _written(self.folder / name) > _written(self.shipped / name):
+                shutil.copytree(self.folder / name, self.shipped / name, dirs_exist_ok=True)
+        models = {_model(self.shipped / name) for name in names}
+        for path in [] if some else [*self.shipped.glob("*-*")]:
+            if path.name not in names and _model(path) in models:
+                shutil.rmtree(path)
 
     def read(self, folder: Path, request: dict[str, Any]) -> dict[str, pd.DataFrame]:
         """The tables of one result.
@@ -268,6 +280,11 @@ def _written(folder: Path) -> float:
         return (folder / "manifest.json").stat().st_mtime
     except OSError:
         return 0.0
+
+
+def _model(folder: Path) -> str:
+    """The model that a result is of; nothing if it is of none."""
+    return str(json.loads((folder / "manifest.json").read_text())["request"].get("model", ""))
 
 
 def _damaged(path: Path, error: Exception) -> str:

@@ -13,12 +13,14 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
+import torch
 from conftest import dense_model
 from typer.testing import CliRunner
 
-from duoviz import report, style
+from duoviz import convert, report, style
 from duoviz.cli import app
-from duoviz.report import index, page, run
+from duoviz.model import save_adapter
+from duoviz.report import index, kept, page, run
 
 SHIPPED = Path(__file__).resolve().parents[1] / "data" / "duo-tiny"
 
@@ -134,6 +136,41 @@ def write(folder, name, *code, parameter="x: int = 1  # a parameter"):
         *map(nbformat.v4.new_code_cell, code),
     ]
     nbformat.write(notebook, folder / f"{name}.ipynb")
+
+
+def test_kept_pages_stand_in_where_the_base_of_an_adapter_is_not_here(tmp_path, monkeypatch):
+    base, adapter = tmp_path / "dense", tmp_path / "adapter"
+    dense_model("llama", vocab=4096).save_pretrained(base)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(SHIPPED / name, base)
+    made = convert.convert(base, torch.zeros((1, 8), dtype=torch.int64), begin="random")
+    save_adapter(made, adapter, base=base)
+    write(
+        tmp_path, "1-a", "print(len(model), model, x)", parameter='model: str = "data/duo-tiny"  # a\nx: int = 1  # b'
+    )
+    write(tmp_path, "2-b", "print(x)")
+    for place, folder in ((run, tmp_path), (kept.places, tmp_path)):
+        monkeypatch.setattr(place, "NOTEBOOKS" if place is run else "SHIPPED", folder)
+    monkeypatch.setattr(kept, "KEPT", tmp_path / "kept")
+    asked, said = {"parameters": {"model": str(adapter)}, "say": lambda line: None}, []
+    report.build(tmp_path / "out", only=["1"], **asked)
+    assert report.keep([tmp_path / "out" / "1-a.ipynb"], "data/adapter") == tmp_path / "kept" / "adapter"
+    base.rename(tmp_path / "gone")
+    (page,) = report.build(tmp_path / "other", parameters=asked["parameters"], say=said.append)
+    assert (page.title, page.parameters, page.error) == ("1-a", {"model": "adapter", "x": 1}, "")
+    assert page.seconds > 0
+    (line,) = said
+    assert "is an adapter, and its base is not here" in line
+    assert line.endswith("These pages were made where it was")
+    shown = (tmp_path / "other" / "1-a.html").read_text()
+    assert f"{len(str(adapter))} adapter 1" in shown.replace("\n", " ")
+    assert str(tmp_path) not in shown + (tmp_path / "other" / "1-a.ipynb").read_text()
+    index = (tmp_path / "other" / "index.html").read_text()
+    assert "1-a.html" in index
+    assert style.escape(line) in index
+    for more in ({"x": 2}, {"model": str(adapter), "x": 2}):
+        with pytest.raises(FileNotFoundError, match="its base is not here"):
+            report.build(tmp_path / "more", parameters=asked["parameters"] | more, say=said.append)
 
 
 @pytest.mark.parametrize("given", [{}, {"x": 7}])

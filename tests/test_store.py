@@ -1,5 +1,4 @@
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -11,7 +10,7 @@ import pandas as pd
 import pytest
 
 from duoviz.places import replaced
-from duoviz.store import Store, only_writer
+from duoviz.store import USED, Store, only_writer
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -50,16 +49,24 @@ def test_shipped_results_come_first_and_are_not_written(tmp_path):
     assert not (tmp_path / "own").exists()
 
 
-def test_what_was_computed_since_a_time_replaces_what_is_shipped(tmp_path):
-    Store(tmp_path / "shipped").write({"what": "old"}, {"t": TABLE})
-    Store(tmp_path / "own").write({"what": "earlier"}, {"t": TABLE})
-    os.utime(tmp_path / "own" / Store.key({"what": "earlier"}) / "manifest.json", (1e9, 1e9))
-    store = Store(tmp_path / "own", shipped=tmp_path / "shipped", since=1.5e9)
+def test_what_was_asked_for_replaces_what_is_shipped_of_the_same_model(tmp_path, monkeypatch):
+    own, other = {"what": "r", "model": "own"}, {"what": "r", "model": "other"}
+    for request in (own | {"what": "old"}, other):
+        Store(tmp_path / "shipped").write(request, {"t": TABLE})
+    store = Store(tmp_path / "own", shipped=tmp_path / "shipped")
     with pytest.raises(ValueError, match="0 results"):
-        store.ship()
-    store.cached({"what": "r"}, lambda: {"t": TABLE})
-    assert store.ship() == [Store.key({"what": "r"})] == [path.name for path in (tmp_path / "shipped").iterdir()]
-    pd.testing.assert_frame_equal(Store(tmp_path, shipped=tmp_path / "shipped").cached({"what": "r"}, dict)["t"], TABLE)
+        store.ship([])
+    monkeypatch.setenv(USED, str(tmp_path / "used"))
+    for _ in range(2):
+        store.cached(own, lambda: {"t": TABLE})
+    names = (tmp_path / "used").read_text().split()
+    assert names == [Store.key(own)] * 2
+    store.ship(names, some=True)
+    assert len(list((tmp_path / "shipped").iterdir())) == 3
+    store.ship(names)
+    store.ship(names)  # again, now that they are there
+    assert {path.name for path in (tmp_path / "shipped").iterdir()} == {Store.key(own), Store.key(other)}
+    pd.testing.assert_frame_equal(Store(tmp_path, shipped=tmp_path / "shipped").cached(own, dict)["t"], TABLE)
 
 
 def test_damaged_and_foreign_results_are_named(tmp_path):

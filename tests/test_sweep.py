@@ -109,7 +109,7 @@ def test_a_sweep_is_what_the_oracle_finds_whatever_the_number_of_shards(folder, 
         part = found[found["objective"] == name].sort_values(["budget", "seq", "position"])
         assert abs(part["loss_nats"].to_numpy() - curve.loss_nats.reshape(-1)).max() < 1e-5
     shared.survey("shipped-prose", ("nll", "null"), context=context)
-    assert len(shared.found) == (2 if context == "committed" else 1)  # so do the notebooks
+    assert len(shared.store.found) == (2 if context == "committed" else 1)  # so do the notebooks
 
 
 def test_an_evaluation_in_shards_is_that_of_one_machine_and_keeps_its_parts(folder, tmp_path):

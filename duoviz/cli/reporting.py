@@ -19,27 +19,35 @@ def report(
     ] = None,
     model: Annotated[str, typer.Option(help="The same as -p model=...")] = "",
     fresh: Annotated[bool, typer.Option(help="Compute every stored result again (not the weights).")] = False,
-    ship: Annotated[bool, typer.Option(help="The same, and put the results in data/results.")] = False,
+    ship: Annotated[
+        bool,
+        typer.Option(
+            help="Put the results that are shown in data/results; executed notebooks of an adapter in data/reports."
+        ),
+    ] = False,
     out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("runs/report"),
 ) -> None:
     """Run the notebooks headlessly and write a report that opens offline."""
-    import time
-
     from .. import places, store
     from .. import report as reports
+    from ..model import is_adapter
 
     given = dict(named_value(text) for text in parameter or [])
     if model:
         given["model"] = model
-    if ship and (only or given or not places.REPOSITORY):
-        raise ValueError("--ship is for the results of all notebooks with their own parameters, in the repository")
-    began = time.time()
-    pages = reports.build(out, only=[part for part in only.split(",") if part], parameters=given, fresh=fresh or ship)
+    if ship and not places.REPOSITORY:
+        raise ValueError("--ship puts results into the repository, and this package was installed without one")
+    pages = reports.build(out, only=[part for part in only.split(",") if part], parameters=given, fresh=fresh)
     print(f"report: {out / 'index.html'}")
     if any(page.error for page in pages):
         raise typer.Exit(1)
     if ship:
-        print(f"shipped: {', '.join(store.results(places.runs() / 'results', since=began).ship())}")
+        used = sorted(set((out / reports.USED).read_text().split()))
+        store.results(places.runs() / "results").ship(used, some=bool(only))
+        print(f"shipped: {', '.join(used)}")
+        if model and is_adapter(places.found(model)):
+            executed = [out / f"{page.name}.ipynb" for page in pages if not page.absent]
+            print(f"executed notebooks: {reports.keep(executed, model)}")
 
 
 @command("nothing is kept of a benchmark; repeat the command")

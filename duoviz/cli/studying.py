@@ -108,7 +108,7 @@ def oracle(
         return
     found = session.survey(source, (objective,), choices=choices, setting=setting, before=say_cost, **ways)
     curve = found[objective]
-    for place in session.found:
+    for place in session.store.found:
         print(f"found in {place}", file=sys.stderr)
     table = frames.tidy(frames.curve(curve, tokens), tokens)
     out.mkdir(parents=True, exist_ok=True)

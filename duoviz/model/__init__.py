@@ -26,7 +26,7 @@ What of that ecosystem is held by tests (`tests/test_ecosystem.py`, `test_famili
 | a route in another form, a misspelt `duo_` argument, small on a dense model | taken, or refused in one line |
 """
 
-from .adapter import is_adapter, save_adapter
+from .adapter import is_adapter, place_of_base, save_adapter
 from .checkpoint import Checkpoint
 from .config import SKIP_SCOPES, DuoConfig
 from .duo import CLASSES, DuoCausalLM, DuoOutput, config_for
@@ -59,6 +59,7 @@ __all__ = [
     "load",
     "load_model",
     "parameter_groups",
+    "place_of_base",
     "read_tokenizer",
     "save_adapter",
     "undisturbed",

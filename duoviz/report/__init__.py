@@ -4,7 +4,8 @@
 `<notebook>.ipynb` the executed notebook. plotly.js is written once, from the installed package.
 """
 
+from .kept import keep
 from .page import PLOTLY, Page, html, keep_twins, without_widgets
-from .run import build, notebooks
+from .run import USED, build, notebooks
 
-__all__ = ["PLOTLY", "Page", "build", "html", "keep_twins", "notebooks", "without_widgets"]
+__all__ = ["PLOTLY", "USED", "Page", "build", "html", "keep", "keep_twins", "notebooks", "without_widgets"]

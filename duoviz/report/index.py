@@ -34,8 +34,8 @@ def story(notebook: nbformat.NotebookNode) -> Story | None:
     return None
 
 
-def index(pages: Sequence[Page]) -> str:
-    """The page that links to all others; it needs nothing but `plotly.min.js` beside it."""
+def index(pages: Sequence[Page], note: str = "") -> str:
+    """The page that links to all others; it needs nothing but `plotly.min.js` beside it. A note is shown near its top."""
     now, ran = datetime.now(UTC), sum(not page.absent for page in pages)
     versions = {"Python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
     models = dict.fromkeys(str(page.parameters["model"]) for page in pages if "model" in page.parameters)
@@ -47,6 +47,7 @@ def index(pages: Sequence[Page]) -> str:
 <h1>duoviz report</h1>
 <p>Adaptive computation in a language model whose every layer has a big FFN, a small FFN and a skip
 (after Duo-LLM, arXiv 2410.10846). Studied here: {style.escape(", ".join(models)) or "no model"}.</p>
+{f'<p class="facts">{style.escape(note)}.</p>' if note else ""}
 {"".join(map(_told, told))}<h2>All notebooks</h2>
 <main>
 {"".join(map(_card, pages))}</main>

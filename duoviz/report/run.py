@@ -16,10 +16,11 @@ from typing import Any
 import nbformat
 import psutil
 
-from .. import corpus, places
-from ..model import DuoConfig, configuration, read_tokenizer
+from .. import corpus, places, store
+from ..model import DuoConfig, configuration, is_adapter, read_tokenizer
 from ..oracle import AUTO_EXHAUSTIVE
 from ..study import Study
+from . import kept
 from .index import index, story
 from .page import Page, html, without_widgets
 
@@ -28,6 +29,8 @@ ADDED = {"injected-parameters", "papermill-error-cell-tag"}
 """Tags of the cells that papermill adds to a notebook."""
 AT_ONCE = 2
 """Notebooks that run side by side: most of a notebook's minute is one thread that imports and draws."""
+USED = "results.txt"
+"""The file of a report that names the stored results it shows, one a line."""
 MOST_BYTES = 2_000_000
 """Of an executed notebook: a larger one is slow to open, and holds data that belongs in a stored result."""
 
@@ -54,7 +57,8 @@ def build(
     say: Callable[[str], None] = print,
 ) -> list[Page]:
     """Run notebooks and write the report; one that fails, or whose kernel dies, is reported and the others still run. One that
-    needs what the model does not have (`needs` in its metadata) is left out, and the index says why.
+    needs what the model does not have (`needs` in its metadata) is left out, and the index says why. Of an adapter whose base is
+    not here the pages are those that are shipped (`report.kept`).
 
     Args:
         out: folder of the report.
@@ -71,6 +75,10 @@ def build(
     chosen, parameters = notebooks(only), _absolute(parameters or {})
     defaults = {path: _parameters(path) for path in chosen}
     _check(parameters, defaults)
+    there, why = kept.instead(parameters, chosen)
+    if there:
+        say(why)
+        return _kept(there, out, why)
     parameters |= _deep(parameters, say)
     settings = {path: {**defaults[path], **parameters} for path in chosen}
     models = {given["model"]: _known(given["model"], parameters) for given in settings.values() if "model" in given}
@@ -84,7 +92,7 @@ def build(
     asked = {path: {name: value for name, value in parameters.items() if name in defaults[path]} for path in running}
     say(f"running {len(running)} {'notebook' if len(running) == 1 else f'notebooks, {AT_ONCE} at a time'}")
     others = set(psutil.Process().children(recursive=True))
-    with _environment(fresh=fresh), ThreadPoolExecutor(AT_ONCE) as pool:
+    with _environment(fresh=fresh, used=out / USED), ThreadPoolExecutor(AT_ONCE) as pool:
         waiting = {
             pool.submit(_page, path, out, asked[path], _links(running, at)): path for at, path in enumerate(running)
         }
@@ -100,6 +108,21 @@ def build(
             raise
     _write_index(out, [pages[path] for path in chosen])
     return [pages[path] for path in chosen]
+
+
+def _kept(there: Mapping[Path, Path], out: Path, why: str) -> list[Page]:
+    """Write the pages of executed notebooks, given by the notebook that they are of; the index says why they were not run."""
+    out.mkdir(parents=True, exist_ok=True)
+    _plotly_js(out)
+    pages = []
+    for at, (path, executed) in enumerate(there.items()):
+        notebook = nbformat.read(shutil.copyfile(executed, out / path.name), as_version=4)
+        _write_page(out, notebook, path, _links([*there], at))
+        seconds, parameters = kept.about(notebook)
+        shown = {**_parameters(path), **parameters}
+        pages.append(Page(path.stem, *_heading(path), seconds, parameters=shown, story=story(notebook)))
+    _write_index(out, pages, why)
+    return pages
 
 
 def _deep(parameters: Mapping[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
@@ -118,8 +141,8 @@ def _deep(parameters: Mapping[str, Any], say: Callable[[str], None]) -> dict[str
     return added
 
 
-def _write_index(out: Path, pages: list[Page]) -> None:
-    (out / "index.html").write_text(index(pages), encoding="utf-8")
+def _write_index(out: Path, pages: list[Page], note: str = "") -> None:
+    (out / "index.html").write_text(index(pages, note), encoding="utf-8")
 
 
 def _absolute(parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -157,11 +180,12 @@ def _known(model: str, parameters: Mapping[str, Any]) -> tuple[int, dict[str, st
     folder = Study(model=model).folder
     config = configuration(folder)
     corpus.present(read_tokenizer(folder))
-    layers, dense = parameters.get("groups") or config.num_hidden_layers, not isinstance(config, DuoConfig)
+    layers, duo = parameters.get("groups") or config.num_hidden_layers, isinstance(config, DuoConfig)
+    alone = duo and not is_adapter(folder)
     has = {
-        "dense": (dense, f"{model} is a Duo model: the other notebooks are about it"),
+        "dense": (not alone, f"{model} is a Duo model without a dense one: the other notebooks are about it"),
         "training log": (Path(folder, "training-log.parquet").is_file(), f"{model} came without a training log"),
-        "small": (not dense, f"{model} is a dense model, without small FFNs"),
+        "small": (duo, f"{model} is a dense model, without small FFNs"),
         "routers": (any(Path(folder, "routers").glob("budget-*")), f"{model} has no routers for budgets"),
         "every route": (2**layers <= AUTO_EXHAUSTIVE, f"2^{layers} routes are too many to look at each"),
     }
@@ -219,10 +243,13 @@ def _kind(value: Any) -> str:
 
 
 @contextmanager
-def _environment(*, fresh: bool) -> Iterator[None]:
-    """What kernels that start inside read: the folder they write to, their share of the cores, and, if asked for, the time
-    before which results are too old (`DUOVIZ_FRESH`). Afterwards the variables are what they were."""
+def _environment(*, fresh: bool, used: Path) -> Iterator[None]:
+    """What kernels that start inside read: the folder they write to, where they note which results they ask for, their share of
+    the cores, and, if asked for, the time before which results are too old (`DUOVIZ_FRESH`). Afterwards the variables are what
+    they were."""
     before = dict(os.environ)
+    used.write_text("")
+    os.environ[store.USED] = str(used.resolve())
     os.environ[places.HOME] = str(places.runs().resolve().parent)
     # two kernels with two threads each on two cores wait for one another: one pass over 8 texts takes 0.72 s, not 0.23
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // AT_ONCE)))
@@ -247,11 +274,15 @@ def _page(path: Path, out: Path, parameters: dict[str, Any], links: Mapping[str,
             f"{executed.name}: {size / 1e6:.1f} MB once executed, more than the {MOST_BYTES / 1e6:g} MB it may take;"
             " show less of the data"
         )
-    (out / f"{path.stem}.html").write_text(html(notebook, title=path.stem, links=links), encoding="utf-8")
+    _write_page(out, notebook, path, links)
     title, question = _heading(path)
     shown = {**_parameters(path), **parameters}
     seconds = time.monotonic() - began
     return Page(path.stem, title, question, seconds, "; ".join(errors), shown, story(notebook))
+
+
+def _write_page(out: Path, notebook: nbformat.NotebookNode, path: Path, links: Mapping[str, str]) -> None:
+    (out / f"{path.stem}.html").write_text(html(notebook, title=path.stem, links=links), encoding="utf-8")
 
 
 def _run(path: Path, executed: Path, parameters: dict[str, Any]) -> str:

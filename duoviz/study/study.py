@@ -23,7 +23,7 @@ import pandas as pd
 
 from .. import corpus, frames, oracle, places, progress, records, router, routes, store, training
 from ..inspector import Inspector, Question
-from ..model import DuoConfig, LanguageModel, configuration, load
+from ..model import DuoConfig, LanguageModel, configuration, is_adapter, load, place_of_base
 from ..oracle.methods import parse as parse_method
 from ..router import Mixture
 from . import landscapes
@@ -89,11 +89,6 @@ class Study:
     def store(self) -> store.Store:
         since = time.time() if self.fresh else float(os.environ.get("DUOVIZ_FRESH", "0"))
         return store.results(self.kept, since=since)
-
-    @property
-    def found(self) -> list[Path]:
-        """Where the results are that were stored already."""
-        return self.store.found
 
     def tokens(self, source: str) -> records.Tokens:
         """The texts of one source."""
@@ -214,9 +209,7 @@ class Study:
         `frames.luck_losses`."""
         return self._at_positions("luck", source, positions, landscapes.luck, {"choices": self.choices})["luck"]
 
-    def _at_positions(
-        self, what: str, source: str, positions: int, measure: Callable[..., Tables], asked: dict[str, Any]
-    ) -> Tables:
+    def _at_positions(self, what: str, source: str, positions: int, measure: Any, asked: Request) -> Tables:
         tokens, space = self.tokens(source), self.space()
         asked = {**about(tokens, space), "positions": positions, **asked}
         return self._cached(what, asked, lambda _: measure(self.lm, tokens, space, positions=positions))
@@ -297,8 +290,16 @@ class Study:
         return routes.Space(self.lm.layers, choices or self.choices, **given)
 
     @property
+    def dense(self) -> Study:
+        """The same study of the dense model that an adapter adds small FFNs to; this one, if the model is no adapter."""
+        return replace(self, model=place_of_base(self.folder)) if is_adapter(self.folder) else self
+
+    @property
     def converted(self) -> Study | None:
-        """The same study of the same model with small FFNs (see `train_small`), if that lies beside it as MODEL-duo."""
+        """The same study of the same model with small FFNs (see `train_small`): this one of an adapter; else of MODEL-duo, if
+        that lies beside the model."""
+        if is_adapter(self.folder):
+            return self
         other = replace(self, model=f"{self.model.rstrip('/')}-duo")
         return other if Path(other.folder).is_dir() else None
 
