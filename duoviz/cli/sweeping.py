@@ -67,15 +67,13 @@ def sweep(
     command."""
     import pandas as pd
 
-    from .. import oracle as oracles
     from ..study.sweep import SurveySweep
 
     ways = {"length": length, "seed": seed, "bos": bos_of(bos), "groups": groups, "free": free_of(free)}
-    every = oracles.OBJECTIVES if context == "committed" else oracles.CARRIED
     asked = SurveySweep(
         study=_study(model, source, documents, out, **ways),
         source=source,
-        objectives=tuple(name.strip() for name in objectives.split(",") if name.strip()) or every,
+        objectives=tuple(name.strip() for name in objectives.split(",") if name.strip()),
         ways={"context": context, "method": method, "choices": choices},
         batch=batch_size,
         width=nodes,

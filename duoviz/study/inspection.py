@@ -89,7 +89,6 @@ class Inspection:
             )
         if question.context == "uniform":
             raise ValueError("context 'uniform' has no landscape of one token: take committed or reference:<route>")
-        committed = question.context == "committed"
         setting = oracle.Setting(batch_size=BATCH, watch=watch, quiet=True)
         ways: dict[str, Any] = {
             "context": question.context,
@@ -100,7 +99,7 @@ class Inspection:
             space = self.study.space(question.choices)
             return oracle.survey(self.lm, tokens, choices=space, setting=setting, seed=self.study.seed, **ways)
         ways |= {"choices": question.choices, "setting": setting}
-        return self.study.survey(question.source, oracle.OBJECTIVES if committed else oracle.CARRIED, **ways)
+        return self.study.survey(question.source, **ways)
 
     def routed(self, analysis: Analysis, router: str) -> Routed:
         """What a router does on the texts.

@@ -102,7 +102,7 @@ class Study:
     def survey(
         self,
         source: str,
-        objectives: tuple[str, ...] = oracle.OBJECTIVES,
+        objectives: tuple[str, ...] = (),
         *,
         setting: oracle.Setting = oracle.Setting(batch_size=16),
         before: Callable[[], None] = lambda: None,
@@ -113,17 +113,16 @@ class Study:
         `ways` are context, method and choices, as in `asked`; `before` is called when something has to be computed.
         """
         asked, tables = self.asked(source, objectives, **ways), Tables()
-        tokens = asked.tokens
 
         def compute(number: int, keep: oracle.Keep) -> Tables:
             before()
             own = replace(setting, watch=progress.part(setting.watch, number, len(asked.parts)))
-            found = asked.search(asked.parts[number], tokens, own, keep)
-            return {name.replace(":", "-"): frames.curve(curve, tokens) for name, curve in found.items()}
+            found = asked.search(asked.parts[number], asked.tokens, own, keep)
+            return {name.replace(":", "-"): frames.curve(curve, asked.tokens) for name, curve in found.items()}
 
         for number, names in enumerate(asked.parts):
             tables |= self._cached("survey", asked.asked(names), partial(compute, number))
-        return {name: frames.curve_from_frame(tables[name.replace(":", "-")], tokens) for name in objectives}
+        return {n: frames.curve_from_frame(tables[n.replace(":", "-")], asked.tokens) for n in asked.objectives}
 
     def asked(
         self,
@@ -134,14 +133,15 @@ class Study:
         method: str | None = None,
         choices: str | None = None,
     ) -> Survey:
-        """A survey as it is asked for: `committed`, with the study's own method and choices, if not given. Under `uniform` its
-        own method is `RANDOM` where all routes cannot be enumerated or are too dear (`UNIFORM_FLOPS`)."""
+        """A survey as it is asked for; if not given, `committed`, all objectives that the notebooks draw, the study's choices and
+        its method: under `uniform`, `RANDOM` where all routes cannot be enumerated or are too dear (`UNIFORM_FLOPS`)."""
         tokens, space, context = self.tokens(source), self.space(choices), context or "committed"
         if method is None:
             method = self.method(choices, context)
             if context == "uniform" and (method != "exhaustive" or dear(self.lm, tokens, space)):
                 method = RANDOM  # the other searches follow one token's routes, not a whole text's
-        return Survey(self.lm, tokens, space, objectives, context, method, self.seed)
+        every = oracle.OBJECTIVES if context == "committed" else oracle.CARRIED
+        return Survey(self.lm, tokens, space, objectives or every, context, method, self.seed)
 
     def live(
         self, source: str, space: routes.Space, *, documents: int, positions: int, context: str = "committed"
@@ -194,7 +194,7 @@ class Study:
     def curves(self, source: str, *, context: str = "committed") -> list[records.Curve]:
         """Every policy over the number of big layers, beside each other (figure 4b). Where routes are too many to enumerate, the
         oracle is what `method` finds: its loss is an upper bound."""
-        found = self.survey(source, oracle.OBJECTIVES if context == "committed" else oracle.CARRIED, context=context)
+        found = self.survey(source, context=context)
         random = self.survey(source, ("nll",), context=context, method=RANDOM)
         return [replace(found.pop("nll"), name="oracle"), *found.values(), *random.values(), self.fixed(source)]
 
