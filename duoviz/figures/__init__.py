@@ -15,7 +15,6 @@ from .landscapes import candidates_curve, luck_curve, regret_curve
 from .look import nothing
 from .policies import (
     budget_curve,
-    gain_calibration,
     gain_curve,
     gap_closed,
     gap_dumbbell,
@@ -23,6 +22,7 @@ from .policies import (
     policy_bars,
     realised_budget,
 )
+from .routers import gain_calibration, router_gains
 from .routing import around, frame, route_comparison, route_maps, routing_heatmap
 from .tokens import agreement, difficulty_against_loss, distribution, ridges, slices, token_losses
 from .training import beginnings, equal_flops, training_curves
@@ -57,6 +57,7 @@ __all__ = [
     "ridges",
     "route_comparison",
     "route_maps",
+    "router_gains",
     "routing_heatmap",
     "slices",
     "token_losses",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
@@ -295,42 +293,3 @@ def realised_budget(table: pd.DataFrame) -> go.Figure:
     figure.update_yaxes(title="share of big realised", range=[0, 1])
     note = f"{look.counted(table)}; bars: 95 % intervals; thresholds set on other text"
     return look.finish(figure, title="Do the routers keep their budgets?", note=note)
-
-
-def gain_calibration(
-    parts: pd.DataFrame, layers: pd.DataFrame, *, title: str = "Does a router know what a layer gains?"
-) -> go.Figure:
-    """Do predicted gains come true? Above, a dot for each twentieth of all tokens' layers: on the diagonal, what was predicted
-    was realised. Below, how much of each layer's gains is foreseen. One column per source.
-
-    Args:
-        parts: as of `frames.calibration`.
-        layers: as of `frames.explained`.
-        title: of the figure.
-
-    Raises:
-        ValueError: no rows, or a column is missing.
-    """
-    gains, shares = ([f"{name}{end}" for end in ("", "_low", "_high")] for name in ("realised_nats", "explained"))
-    look.needed(parts, ["source", "predicted_nats", *gains])
-    look.needed(layers, ["source", "layer", *shares])
-    sources = list(dict.fromkeys(parts["source"]))
-    figure = look.panels([*sources, *[""] * len(sources)], rows=2, cols=len(sources), shared_yaxes=True)
-    colour = style.policy_colour("router")
-    shared: dict[str, Any] = {"showlegend": False, "marker": {"color": colour, "symbol": style.policy_mark("router")}}
-    for column, source in enumerate(sources, 1):
-        part, share = (table[table["source"] == source] for table in (parts, layers))
-        ends = [part["predicted_nats"].min(), part["predicted_nats"].max()]
-        diagonal = {"color": style.INK, "width": 1, "dash": "dot"}
-        figure.add_scatter(x=ends, y=ends, mode="lines", line=diagonal, showlegend=False, row=1, col=column)
-        of_parts = {"x": part["predicted_nats"], "y": part[gains[0]], "error_y": look.errors(part, *gains)}
-        of_layers = {"x": share["layer"], "y": share[shares[0]], "error_y": look.errors(share, *shares)}
-        figure.add_scatter(**of_parts, mode="markers", **shared, row=1, col=column)
-        figure.add_scatter(**of_layers, mode="markers", **shared, row=2, col=column)
-        figure.add_hline(y=0, line={"color": style.INK, "width": 1}, row=2, col=column)
-    figure.update_xaxes(title="predicted gain (nats)", row=1)
-    figure.update_xaxes(title="layer", dtick=1 if layers["layer"].max() < 16 else 5, row=2)
-    figure.update_yaxes(title="realised gain (nats)", row=1, col=1)
-    figure.update_yaxes(title="share explained (R\u00b2)", row=2, col=1)
-    note = f"each dot above: {look.counted(parts)}; below: {look.counted(layers)}; bars: 95 % intervals"
-    return look.finish(figure, title=title, note=note, height=640)
