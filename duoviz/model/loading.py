@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import redirect_stderr
 from functools import lru_cache
 from importlib.util import find_spec
+from io import StringIO
 from logging import getLogger
 from pathlib import Path
 from pickle import UnpicklingError
@@ -289,8 +291,9 @@ def _from_gguf(
     place = _place(path)
     wide = torch.float32 if dtype == "auto" else dtype
     own = causal_lm.family.config.from_dict({**_gguf_fields(str(path))})
-    dense = causal_lm.family.causal_lm.from_pretrained(place.pop("path"), config=own, dtype=wide, **place)
-    LOG.warning("%s: its weights are de-quantised to %s", path, str(wide).removeprefix("torch."))
+    with redirect_stderr(StringIO()):  # a bar that no setting of transformers silences
+        dense = causal_lm.family.causal_lm.from_pretrained(place.pop("path"), config=own, dtype=wide, **place)
+    LOG.warning("%s: its weights are de-quantised to %s", Path(path).name, str(wide).removeprefix("torch."))
     model = causal_lm(config).to(wide)
     missing, unexpected = model.load_state_dict(dense.state_dict(), strict=False, assign=True)
     model.tie_weights()
