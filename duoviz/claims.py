@@ -1,4 +1,4 @@
-"""What is claimed of a mean, and whether it holds; claims that are read together are corrected together."""
+"""Claims about means: whether each holds, with Holm's correction over all claims of a page."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def verdict(interval: Interval) -> str:
     """Whether a mean is above zero: "holds" if its whole interval is, "does not hold" if its whole interval is not, else
     "open".
 
-    Without an interval it cannot be said.
+    Without an interval: "cannot be said".
     """
     if np.isnan(interval.low):
         return f"cannot be said ({'one document' if interval.documents == 1 else 'no interval'})"

@@ -26,11 +26,11 @@ Watch = Callable[[float], None]
 
 
 def unwatched(share: float) -> None:
-    """Tells nobody."""
+    """A `Watch` that does nothing."""
 
 
 def part(watch: Watch, number: int, of: int) -> Watch:
-    """What watches one of several parts of equal length."""
+    """The `Watch` of one of several parts of equal length."""
     return lambda share: watch((number + share) / of)
 
 

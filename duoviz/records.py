@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float32, Int8, Int64
 
 
 def whole(**numbers: object) -> None:
-    """Refuse sizes that are no whole numbers above 0; `bool` is none.
+    """Check that sizes are whole numbers above 0; a `bool` is none.
 
     Raises:
         ValueError: with the first of them by name.
@@ -28,7 +28,7 @@ def whole(**numbers: object) -> None:
 
 
 def above_zero(**numbers: float) -> None:
-    """Refuse numbers that are not above 0, or not finite.
+    """Check that numbers are finite and above 0.
 
     Raises:
         ValueError: with the first of them by name.

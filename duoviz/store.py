@@ -220,7 +220,7 @@ FULL = (
 
 @contextmanager
 def room_in(folder: Path) -> Iterator[None]:
-    """Work that writes to a folder; that there is no room is one error, whoever finds it.
+    """Turn every library's own error for a full disk, raised inside, into one OSError that names the folder.
 
     Raises:
         OSError: the folder cannot be written.
@@ -293,19 +293,19 @@ def _damaged(path: Path, error: Exception) -> str:
 
 
 def results(folder: Path, *, since: float = 0.0) -> Store:
-    """Where results are kept, behind the shipped ones."""
+    """The store of a folder; shipped results are looked up first."""
     return Store(folder, shipped=SHIPPED_RESULTS, since=since)
 
 
 def write_tables(tables: dict[str, pd.DataFrame], folder: Path) -> None:
-    """Tables as parquet files of a folder, which is made: what is shipped beside the results."""
+    """Write tables as parquet files into a folder, which is made if need be."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, table in tables.items():
         table.to_parquet(folder / f"{name}.parquet", index=False)
 
 
 def read_tables(folder: Path, names: Sequence[str]) -> dict[str, pd.DataFrame]:
-    """What `write_tables` wrote.
+    """Read the tables that `write_tables` wrote.
 
     Raises:
         FileNotFoundError: there are none.

@@ -1,4 +1,4 @@
-"""What a GPU is for: exact searches of large models, decoding and stage 1, each beside the device's own matrix rate.
+"""Measurements for a GPU: exact searches of large models, decoding and stage 1, each beside the device's own matrix rate.
 
 Every model has random weights, so that nothing has to be brought along; all sizes can be shrunk to rehearse on a CPU.
 """

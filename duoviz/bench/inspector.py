@@ -1,4 +1,4 @@
-"""How long the inspector takes to answer: in the kernel, until all that the page will show is handed over."""
+"""How fast the inspector answers, measured in the kernel from the click to the last message to the page."""
 
 from __future__ import annotations
 

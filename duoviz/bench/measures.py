@@ -1,4 +1,4 @@
-"""What is fast and what is not: ratios measured in one run, with the machine's own matrix-multiplication rate beside them.
+"""The benchmark: ratios measured in one run, with the machine's own matrix-multiplication rate beside them.
 
 Every comparison alternates its sides and takes the median of each, so that a noisy machine disturbs both alike.
 """

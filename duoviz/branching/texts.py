@@ -1,4 +1,4 @@
-"""Texts whose tokens' routes are expanded over the keys and values of what comes before."""
+"""Expand the routes of one position of several texts over the keys and values of the tokens before it."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ Rows = slice | Int64[Tensor, " row"]
 At = tuple[slice, Rows] | slice
 """Which texts and which of their rows, or which texts."""
 PIECE = 2**22
-"""Numbers that an intermediate result holds at most where it can be cut: 16 MB in float32. Fewer take more calls; of more,
-the C library gives the memory back each time (see `duoviz.model.memory`)."""
+"""Largest intermediate result, in elements, where it can be split (16 MB in float32). Smaller pieces take more calls; larger ones
+are mapped anew by the C library each time (see `duoviz.model.memory`)."""
 
 
 def _same(x: Tensor) -> Tensor:
@@ -99,8 +99,8 @@ class Branches:
     Attributes:
         work: what was computed for branches so far.
 
-    Keys and values of a position can be replaced by those of another route (`commit`); positions after it do not see the
-    difference until they are asked for.
+    `commit` replaces the keys and values of a position by those of another route. What is stored for later positions is not
+    recomputed; later calls use the new ones.
     """
 
     def __init__(

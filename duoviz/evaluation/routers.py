@@ -19,8 +19,8 @@ from ..router import Router, calibrate
 from ..routes import BIG, SKIP, SMALL
 
 CONTROLS = ("", "shuffled", "random")
-"""The router itself; its own routes dealt out to other tokens, which tells what it knows of the layers alone, and not of the
-tokens; and choices drawn with the shares that it has, which know nothing."""
+"""The router itself; its routes permuted over the tokens, so that only its preference for layers is left; and random choices with
+the shares that it realises."""
 
 
 @undisturbed
@@ -89,7 +89,7 @@ def _runs(
 
 
 def _about(router: Router, lm: LanguageModel) -> dict[str, Any]:
-    """What a router is."""
+    """The columns that describe a router."""
     return {
         "kind": router.facts.get("kind", "budget"),
         "units": router.units,
@@ -110,7 +110,7 @@ def _judged(
     router: Router,
     known: Mapping[str, Curve],
 ) -> dict[str, Any]:
-    """The numbers of one run."""
+    """The columns that are measured in one run."""
     real = metrics.share(routes, BIG) * lm.layers
     at = {name: metrics.at_budget(curve.budgets, curve.loss_nats, real) for name, curve in known.items()}
     found = {

@@ -1,4 +1,4 @@
-"""Evaluations as tables: a row for each way and number, written as soon as it is there."""
+"""Tables of evaluations: a row for each way to route and each metric, written as soon as it is there."""
 
 from __future__ import annotations
 

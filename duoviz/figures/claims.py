@@ -1,4 +1,4 @@
-"""What a page claims, as one picture, and tables behind a click."""
+"""A forest plot of a page's claims, and tables behind a click."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One token and its routes, and how policies use the layers."""
+"""Figures of the token inspector: the landscape of one token's routes, and how policies use the layers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all routes of a token say."""
+"""Figures of the losses of all routes of a token: luck, and the regret of searches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all figures share: the house's look, panels, notes, and the check that a table can be drawn."""
+"""Shared by all figures: template, panels, notes, names of policies, and the check of a table's columns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How good each policy is."""
+"""Figures that compare policies: losses, gains and gaps over the budget."""
 
 from __future__ import annotations
 

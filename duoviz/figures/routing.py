@@ -1,4 +1,4 @@
-"""Which choice each layer makes."""
+"""Heatmaps and maps of routes: which choice each layer makes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which tokens are hard, and which of them compute helps."""
+"""Figures of tokens: which are hard, and which of them compute helps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the model was trained."""
+"""Figures of training runs."""
 
 from __future__ import annotations
 

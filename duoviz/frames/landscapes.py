@@ -109,12 +109,14 @@ def regrets(methods: pd.DataFrame, candidates: pd.DataFrame, tokens: Tokens) -> 
 
 
 SEARCHES = ("paths-1", "paths-2", "paths-4", "paths-8", "descent-0")
-"""Whose regret `searched` tells."""
+"""Methods of which `searched` gives the regret."""
 
 
 def searched(tables: Mapping[str, pd.DataFrame], tokens: Tokens) -> pd.DataFrame:
-    """How nearly losses are sums, and how near searches come: source, measure (additive and pairwise: R squared; a search: its
-    regret in nats, averaged over the numbers of big layers), `value` with its bounds, positions, documents.
+    """How additive route losses are, and the regret of searches that do not enumerate.
+
+    Columns: source, measure (additive and pairwise: R squared; a search: its regret in nats, averaged over the numbers of big
+    layers), `value` with its bounds, positions, documents.
 
     Args:
         tables: of `Study.landscapes`.

@@ -1,4 +1,4 @@
-"""Parts of the tokens: by class, place, loss or frequency; the hardest and the easiest as text."""
+"""Means over groups of tokens (by class, position, loss or frequency), and the tokens with extreme values as text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables that answer a question: what a figure draws."""
+"""Summary tables, one for each question that a figure answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the inspector is given: a question's answer, and the calls that answer more."""
+"""What the inspector needs of a model: the `Engine` protocol, and the `Analysis` with which it answers a `Question`."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Analysis:
-    """A question answered for every budget.
+    """The answer to a question, for every budget.
 
     Attributes:
         question: what was asked.

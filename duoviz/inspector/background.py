@@ -1,4 +1,4 @@
-"""Work that takes a while, beside the kernel's event loop, so that it can be watched and cancelled."""
+"""Long analyses in a thread beside the kernel's event loop, with progress and a way to cancel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the inspector's controls, its text and its pictures stand."""
+"""The layout of the inspector's controls, text and figures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the inspector reads: the numbers that follow from what is looked at and from your routes."""
+"""The numbers and figures that the inspector shows, derived from the analysis, the selection and the user's routes."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Pin:
 
 
 class Reading(HasTraits):
-    """What is looked at, and every number that follows from it; each is computed when it is asked for, at most once.
+    """The inspector's traits, and every number that follows from them; each is computed on demand, and once.
 
     Args:
         engine: the model.

@@ -1,4 +1,4 @@
-"""The inspector's one state: what is looked at, what was changed, and what follows from both.
+"""The inspector's state: the selection, the user's routes, and the methods that change them.
 
 Every control of the widget calls a method that a test or a notebook can call as well.
 """

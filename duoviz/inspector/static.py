@@ -1,4 +1,4 @@
-"""What the inspector shows as HTML that needs neither kernel nor script."""
+"""The inspector's view as HTML that needs neither kernel nor script."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The oracle: every token's best route, found by search; what is searched, how, and against which target."""
+"""The oracle: search for every token's best route, by any objective, method and context; and what its gains consist of."""
 
 from .allocation import sequence_mean
 from .cost import estimate, estimate_curve

@@ -1,8 +1,8 @@
-"""A budget for the text as a whole: how many big layers each of its tokens gets (`sequence_mean`).
+"""Budgets that hold on average over a text (`sequence_mean`): how many big layers each of its tokens gets.
 
-Per token budgets are a restriction: a policy that may move big layers from one token to another can only gain on what it
-minimises. The best way to do so is an exact dynamic program over the per-token curves, which are each other's under a
-`reference` context only: there a token's routes change no other token's values.
+A budget for every single token is a restriction: a policy that may move big layers from one token to another can only gain. The
+best allocation is found by an exact dynamic program over the tokens' curves. It needs a `reference` context, in which the route
+of one token does not change the losses of another.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What other routes of a token cost, where all earlier tokens keep theirs: targets of routers that learn from losses."""
+"""Losses of a token under other routes while all earlier tokens keep theirs: the targets of routers that learn from losses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The head at the leaves: every route's value at one position, exact wherever it can decide.
+"""The language-model head at the leaves of the trie: every route's value at one position, exact wherever it can decide.
 
 The head is the dearest part of a search, so a leaf's log-sum-exp over the vocabulary is first bounded from below. It is a
 convex function of the normed output, so it lies above each of its tangent planes: the plane at a leaf whose whole
@@ -221,8 +221,8 @@ class _Bound:
     def _below(
         self, normed: Float[Tensor, "seq leaf hidden"], anchors: Int64[Tensor, " anchor"]
     ) -> tuple[Float[Tensor, "seq leaf"], Float[Tensor, "seq leaf column"]]:
-        """Of every leaf the highest tangent plane at the anchors, less what rounding may add, exact at the anchors; and what
-        its columns subtract."""
+        """For every leaf, the highest of the anchors' tangent planes, less a bound on the rounding error, so that it stays below
+        the true value; exact at the anchors. And what the leaf's columns subtract."""
         at, lse, slopes = normed[:, anchors], [], []
         for part in at.flatten(0, 1).split(HEAD_ROWS):
             found, likely = _likely(self.head, part)

@@ -1,4 +1,4 @@
-"""How much of an oracle's gain any target would give: the null control, computed for every possible next token.
+"""The exact null control: what the best of many routes gains on any next token, not just on the true one.
 
 The best of many routes fits whatever token comes, by luck. The null control asks what it gains where the model's own
 distribution q says how often each token comes: `E_q[min_r loss(r, y)]`, over the whole vocabulary, so that nothing is drawn.

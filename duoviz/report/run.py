@@ -1,4 +1,4 @@
-"""The notebooks run, two at a time, and what they become."""
+"""Run the notebooks, two at a time, and write the report's pages."""
 
 from __future__ import annotations
 

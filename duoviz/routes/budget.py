@@ -1,4 +1,4 @@
-"""How many layers may make a choice."""
+"""Budgets: how many layers may make a choice."""
 
 from __future__ import annotations
 
@@ -33,7 +33,13 @@ class Budget:
         return cls(0 if str(asked).startswith("<=") else count, count)
 
     def left(self, taken: int, *, of: int, size: int = 1) -> range:
-        """How many of so many more groups of one size may make the choice, after the layers that have."""
+        """How many further groups may make the choice.
+
+        Args:
+            taken: layers that have made it.
+            of: groups that are left.
+            size: layers of each of them.
+        """
         return range(max(0, -((taken - self.low) // size)), min(of, (self.high - taken) // size) + 1)
 
 

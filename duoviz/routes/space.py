@@ -124,7 +124,7 @@ class Space:
 
     @property
     def kind(self) -> tuple[object, ...]:
-        """The same for spaces that differ in their budgets alone."""
+        """A key that is equal for spaces that differ only in their budgets."""
         return self.layers, self.allowed, self.groups, self.held
 
     def __str__(self) -> str:
@@ -139,13 +139,13 @@ class Space:
         return _ways(self, len(self.sizes), *self._start)
 
     def spread(self, chosen: Int8[np.ndarray, "*any group"]) -> Int8[np.ndarray, "*any layer"]:
-        """The routes in which each group makes a choice."""
+        """Routes over layers, from the choice of each group."""
         if self.groups is None:
             return chosen
         return np.where(self.group_of >= 0, chosen[..., self.group_of], self._held)
 
     def chosen(self, routes: Int8[np.ndarray, "*any layer"]) -> Int8[np.ndarray, "*any group"]:
-        """What the groups chose, where each made one choice."""
+        """The choice of each group, from routes over layers."""
         return routes if self.groups is None else routes[..., [group[0] for group in self._tied]]
 
     def enumerate(self) -> Int8[np.ndarray, "route layer"]:
@@ -232,7 +232,7 @@ class Space:
         return np.asarray(own & (self.excess(chosen) == 0))
 
     def excess(self, chosen: Int8[np.ndarray, "*any group"]) -> Int64[np.ndarray, " *any"]:
-        """How far the numbers of big and of skipped layers are from their budgets, added up; 0 where both are met."""
+        """By how many layers the budgets of big and of skip are missed, in sum; 0 where both are met."""
         counts = self._counts(chosen)
         low, high = np.array([(budget.low, budget.high) for budget in self.budgets]).T
         return np.asarray((np.maximum(low - counts, 0) + np.maximum(counts - high, 0)).sum(-1))
@@ -303,8 +303,8 @@ def by_big(layers: int, choices: str | Space) -> list[Space]:
 
 
 def nearest_big(space: Space, big: int) -> int:
-    """Of the numbers of big layers that the routes of a space have, the largest aside, the one nearest to `big`; of two, the
-    smaller."""
+    """The number of big layers nearest to `big` that a route of the space can have, the largest number excepted; the smaller one
+    of two that are as near."""
     there = [int(each.big or 0) for each in by_big(space.layers, space)[:-1]]
     return min(there, key=lambda number: abs(number - big))
 

@@ -15,7 +15,7 @@ Groups = tuple[tuple[int, ...], ...]
 def tied(
     layers: int, groups: int | Sequence[Sequence[int]] | None, free: Sequence[int] | None, held: str
 ) -> tuple[Groups | None, tuple[int, ...] | None, str]:
-    """Groups, free layers and what the others take, in the one form in which a `Space` keeps them.
+    """Check groups, free layers and the choices of held layers, and bring them into the form that a `Space` keeps.
 
     Raises:
         ValueError: as there.
@@ -40,7 +40,7 @@ def tied(
 
 
 def said(layers: int, groups: Groups, held: str) -> list[str]:
-    """Groups and held layers as text, for example `10 groups` or `groups 0+4 1-3` and `held .BB.`."""
+    """Describe groups and held layers in words, for example `10 groups`, or `groups 0+4 1-3` and `held .BB.`."""
     free = sorted(layer for group in groups for layer in group)
     parts = []
     if len(groups) < len(free):

@@ -1,4 +1,4 @@
-"""Perplexity of many documents in shards: a part for each way to route the tokens and each batch of documents."""
+"""Perplexity as a sweep: one part for each way to route the tokens and each batch of documents."""
 
 from __future__ import annotations
 

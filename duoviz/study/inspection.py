@@ -1,4 +1,4 @@
-"""The study's model as the engine of the token inspector."""
+"""The `Engine` of the token inspector: it answers the inspector's questions with a study's model and stored results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all routes of some positions say: how additive they are, the luck of many candidates, and how near searches come."""
+"""Measurements on the losses of all routes at some positions: additivity, the luck of many candidates, the regret of searches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A survey as it is asked for: the best routes of some texts for every budget, and the stored results that it is made of."""
+"""A survey (the best routes of some texts, for every budget) as a request: what is computed, and how it is stored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is trained for a model that is there: routers, and small FFNs beside a dense model's; on which text, kept where."""
+"""Training on top of an existing model: routers for a Duo model, and small FFNs for a dense one."""
 
 from __future__ import annotations
 
