@@ -228,6 +228,20 @@ def test_activation_checkpointing_gives_the_same_gradients(ids):
         assert gradient is not None
 
 
+def test_gathered_tokens_get_the_gradients_of_ffns_that_see_all_of_them(lm):
+    ffn, x = lm.model.decoder_layers[0].duo_ffn, torch.randn(3, 7, 32, requires_grad=True)
+    choices = torch.randint(0, 3, (3, 7))
+    masked = sum((choices == c)[..., None] * ffn.run(c, x) for c in (0, 1, 2))
+    made = ffn.dispatch(x, choices)
+    torch.testing.assert_close(made, masked)
+    weight = torch.randn_like(made)
+    own, want = (torch.autograd.grad((each * weight).sum(), x, create_graph=True)[0] for each in (made, masked))
+    torch.testing.assert_close(own, want)
+    assert (own[choices == 0] == 0).all()
+    again, wanted = (torch.autograd.grad(each.square().sum(), x)[0] for each in (own, want))  # a penalty on gradients
+    torch.testing.assert_close(again, wanted)
+
+
 def test_an_unused_ffn_still_gets_zero_gradients(lm, ids):
     x = torch.from_numpy(ids)
     lm.model(x, labels=x, duo_routes=torch.full((4,), BIG)).loss.backward()
