@@ -23,6 +23,7 @@ from transformers import AttentionInterface, Cache
 
 from ..families import Family
 from ..routes import BIG, SKIP, SMALL
+from .rows import Rows
 
 T = TypeVar("T")
 
@@ -55,10 +56,7 @@ class Routing(Protocol):
         """The output of the FFN site of `layer` for its (normalised) input."""
 
     def at_layer_end(
-        self,
-        layer: int,
-        before: Float[Tensor, "batch token hidden"],
-        after: Float[Tensor, "batch token hidden"],
+        self, layer: int, before: Float[Tensor, "batch token hidden"], after: Float[Tensor, "batch token hidden"]
     ) -> Float[Tensor, "batch token hidden"]:
         """The output of the whole layer, from its input and what it computed."""
 
@@ -130,25 +128,9 @@ class DuoFFN(nn.Module):
             for choice in (BIG, SMALL):
                 if len(rows[choice]) == len(flat):
                     return self.run(choice, x)
-        big, small = self.big(_Rows.apply(flat, rows[BIG])), self.narrow(_Rows.apply(flat, rows[SMALL]))
+        big, small = self.big(Rows.apply(flat, rows[BIG])), self.narrow(Rows.apply(flat, rows[SMALL]))
         out = big.new_zeros(flat.shape)  # under autocast of another dtype than x
         return out.index_copy(0, rows[BIG], big).index_copy(0, rows[SMALL], small).reshape(x.shape)
-
-
-class _Rows(torch.autograd.Function):
-    """Some rows, each once: so the gradient is copied to its place, where `index_select` would add it up, which takes 8 % of a
-    training step on a CPU."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, rows: Tensor) -> Tensor:
-        ctx.save_for_backward(rows)
-        ctx.length = len(x)
-        return x.index_select(0, rows)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        (rows,) = ctx.saved_tensors
-        return gradient.new_zeros(ctx.length, *gradient.shape[1:]).index_copy(0, rows, gradient), None
 
 
 class PostNorm(nn.Module):
