@@ -193,7 +193,7 @@ class Store:
         try:
             partial.mkdir(parents=True, exist_ok=True)
             for name, table in tables.items():
-                table.to_parquet(partial / f"{name}.parquet", compression="zstd", index=False)
+                _to_parquet(table, partial / f"{name}.parquet")
             (partial / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
             if target.exists():
                 shutil.rmtree(target)
@@ -269,6 +269,14 @@ def only_writer(lock: Path, *, wait: bool = False) -> Iterator[None]:
         held.release()
 
 
+def _to_parquet(table: pd.DataFrame, path: Path) -> None:
+    """Floats byte by byte, all first bytes before all second ones: a third smaller, and as exact."""
+    floats = [str(name) for name in table if table[name].dtype.kind == "f"]
+    others = [str(name) for name in table if str(name) not in floats]
+    ways: Any = {"use_byte_stream_split": floats, "use_dictionary": others} if floats else {}
+    table.to_parquet(path, compression="zstd", index=False, **ways)
+
+
 def _to_npz(path: Path, arrays: Arrays) -> None:
     with path.open("wb") as file:  # to a path of another ending numpy would add its own
         np.savez(file, **arrays)
@@ -301,7 +309,7 @@ def write_tables(tables: dict[str, pd.DataFrame], folder: Path) -> None:
     """Write tables as parquet files into a folder, which is made if need be."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, table in tables.items():
-        table.to_parquet(folder / f"{name}.parquet", index=False)
+        _to_parquet(table, folder / f"{name}.parquet")
 
 
 def read_tables(folder: Path, names: Sequence[str]) -> dict[str, pd.DataFrame]:

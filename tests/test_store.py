@@ -94,7 +94,7 @@ def test_damaged_and_foreign_results_are_named(tmp_path):
 def test_an_interrupted_or_failed_write_counts_for_nothing(tmp_path):
     store, request = Store(tmp_path), {"what": "r"}
 
-    class Full:
+    class Full(pd.DataFrame):
         def to_parquet(self, *args, **kwargs):
             raise OSError(28, "No space left on device")
 
