@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from contextlib import redirect_stderr
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.util import find_spec
-from io import StringIO
 from logging import getLogger
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HTTPError, RepositoryNotFoundError, StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
+from tqdm import tqdm
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 from transformers.utils import logging
 
@@ -255,9 +255,7 @@ def _read(
             f"the weights in {path} are damaged, cut short or no plain tensors ({why}): restore the file"
         ) from error
     except OSError as error:
-        raise OSError(
-            f"{path}: its weights cannot be read, only *.safetensors, *.bin and .gguf are ({error})"
-        ) from error
+        raise OSError(f"{path}: weights are read from *.safetensors, *.bin and .gguf ({error})") from error
     except (ValueError, LookupError) as error:
         raise ValueError(f"{path}: its config.json makes no {config.model_type} ({error!r})") from error
     finally:
@@ -291,7 +289,8 @@ def _from_gguf(
     place = _place(path)
     wide = torch.float32 if dtype == "auto" else dtype
     own = causal_lm.family.config.from_dict({**_gguf_fields(str(path))})
-    with redirect_stderr(StringIO()):  # a bar that no setting of transformers silences
+    unseen = patch("transformers.modeling_gguf_pytorch_utils.tqdm", partial(tqdm, disable=True), create=True)
+    with unseen:  # its bar, which no setting of transformers silences
         dense = causal_lm.family.causal_lm.from_pretrained(place.pop("path"), config=own, dtype=wide, **place)
     LOG.warning("%s: its weights are de-quantised to %s", Path(path).name, str(wide).removeprefix("torch."))
     model = causal_lm(config).to(wide)
