@@ -1,7 +1,6 @@
 """Routers of several kinds and seeds for the shipped model: trained, judged, and the best of each kept. All of it very short."""
 
 import numpy as np
-import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
@@ -45,6 +44,13 @@ def test_what_was_trained_is_not_trained_again(trained):
     assert (out / "distil-2" / "1" / "router.json").read_bytes() == (out / "router.json").read_bytes()
 
 
+def test_a_router_that_was_trained_in_another_way_is_not_taken_for_it(trained):
+    out, _, ways = trained
+    for changed in ({"tokens": 40_000}, {"kinds": {"distil": {"kind": "distil", "units": 3}}}):
+        with pytest.raises(ValueError, match="holds another router"):
+            contest.train("data/duo-tiny", out, **(ways | changed), say=lambda line: None)
+
+
 def test_they_are_judged_together_and_the_best_are_kept(trained, study, tmp_path, monkeypatch):
     out, *_ = trained
     monkeypatch.setattr(contest, "CALIBRATION", 2)
@@ -64,9 +70,6 @@ def test_they_are_judged_together_and_the_best_are_kept(trained, study, tmp_path
     assert [folder.name for folder in kept] == ["distil-2", "threshold-2"]
     losses = [np.nanmean(router.load(out / "distil-2" / seed).losses(study.lm, study.calibration())) for seed in "01"]
     assert router.load(kept[0]).facts["seed"] == int(np.argmin(losses))
-    contest.write(tables, tmp_path / "tables")
-    for name, table in contest.read(tmp_path / "tables").items():
-        pd.testing.assert_frame_equal(table, tables[name])
 
 
 def test_bad_input_is_refused(study, tmp_path):
@@ -74,4 +77,6 @@ def test_bad_input_is_refused(study, tmp_path):
         contest.judged(study, tmp_path)
     done = CliRunner().invoke(app, ["routers", "--kinds", "distil,luck", "--out", str(tmp_path)])
     assert done.exit_code == 2
+    wrong = CliRunner().invoke(app, ["routers", "--budgets", "two", "--out", str(tmp_path)])
+    assert "budgets 'two': give the numbers of big layers" in wrong.output
     assert "kinds ['luck']: allowed are budget, straight-through" in done.output.replace("\n", " ")

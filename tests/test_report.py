@@ -99,6 +99,8 @@ def test_a_model_that_no_notebook_could_read_is_refused_before_one_starts(tmp_pa
         shutil.copy(SHIPPED / name, tmp_path / "own")
     assert "length 128: the context of" in refused("--model", str(tmp_path / "own"), "--only", "8")
     assert "there is no such file" in refused("--only", "8", "-p", "source=file:nowhere.txt")
+    for given in (["--only", "2"], ["-p", "documents=2"], ["--model", str(tmp_path / "own")]):
+        assert "--ship is for the results of all notebooks" in refused("--ship", *given)
     assert not (tmp_path / "out").exists()
 
 

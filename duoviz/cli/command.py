@@ -96,10 +96,19 @@ def free_of(text: str | None) -> tuple[int, ...] | None:
     Raises:
         ValueError: anything but whole numbers.
     """
-    numbers = None if text is None else [part.strip() for part in text.split(",")]
-    if numbers is not None and not all(number.isdecimal() for number in numbers):
-        raise ValueError(f"free {text!r}: give the numbers of layers, for example 0,4,9")
-    return None if numbers is None else tuple(map(int, numbers))
+    return None if text is None else numbers_of(text, name="free", what="layers")
+
+
+def numbers_of(text: str, *, name: str, what: str) -> tuple[int, ...]:
+    """The whole numbers of an option, separated by commas.
+
+    Raises:
+        ValueError: anything else.
+    """
+    numbers = [part.strip() for part in text.split(",")]
+    if not all(number.isdecimal() for number in numbers):
+        raise ValueError(f"{name} {text!r}: give the numbers of {what}, for example 0,4,9")
+    return tuple(map(int, numbers))
 
 
 def named_value(text: str) -> tuple[str, Any]:

@@ -35,8 +35,11 @@ def report(
     given = dict(named_value(text) for text in parameter or [])
     if model:
         given["model"] = model
-    if ship and not places.REPOSITORY:
-        raise ValueError("--ship puts results into the repository, and this package was installed without one")
+    adapter = bool(model) and is_adapter(places.found(model))
+    if ship and ((not adapter and (only or given)) or not places.REPOSITORY):
+        raise ValueError(
+            "--ship is for the results of all notebooks with their own parameters, or of an adapter, in the repository"
+        )
     pages = reports.build(out, only=[part for part in only.split(",") if part], parameters=given, fresh=fresh)
     print(f"report: {out / 'index.html'}")
     if any(page.error for page in pages):
@@ -45,7 +48,7 @@ def report(
         used = sorted(set((out / reports.USED).read_text().split()))
         store.results(places.runs() / "results").ship(used, some=bool(only))
         print(f"shipped: {', '.join(used)}")
-        if model and is_adapter(places.found(model)):
+        if adapter:
             executed = [out / f"{page.name}.ipynb" for page in pages if not page.absent]
             print(f"executed notebooks: {reports.keep(executed, model)}")
 

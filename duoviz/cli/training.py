@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .command import SHIPPED, Distil, Documents, Groups, Length, MicroRows, Model, Seed, Sources, command
+from .command import SHIPPED, Distil, Documents, Groups, Length, MicroRows, Model, Seed, Sources, command, numbers_of
 
 Start = Annotated[
     Path | None, typer.Option(help="Start from this Duo folder or adapter; the learning rate is warmed up again.")
@@ -89,18 +89,18 @@ def routers(
     keep: Annotated[Path | None, typer.Option(help="Copy the best of each kind and budget into this folder.")] = None,
 ) -> None:
     """Train routers of every kind, with several seeds, and compare them on the same texts (hours on two cores)."""
-    from .. import study
+    from .. import store, study
     from ..study import routers as contest
 
     asked = [name.strip() for name in kinds.split(",") if name.strip()] or [*contest.KINDS]
     if unknown := [name for name in asked if name not in contest.KINDS]:
         raise ValueError(f"kinds {unknown}: allowed are {', '.join(contest.KINDS)}")
     ways: dict[str, Any] = {"seeds": seeds, "tokens": tokens, "sources": sources.split(",")}
-    numbers = [int(text) for text in budgets.split(",")]
+    numbers = numbers_of(budgets, name="budgets", what="big layers")
     contest.train(model, out, budgets=numbers, kinds={name: contest.KINDS[name] for name in asked}, **ways)
     own = study.Study(model=model, sources=tuple(judge.split(",")), documents=documents, length=length, groups=groups)
     tables = contest.judged(own, out, context=context)
-    contest.write(tables, out / "tables")
+    store.write_tables(tables, out / "tables")
     columns = [
         "source",
         "name",

@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .. import corpus, evaluation, frames, places, router, store
+from .. import corpus, evaluation, frames, places, router, training
 from ..model import configuration
 from ..records import Curve
 from .study import Study
 from .training import train_router
 
-TABLES = places.SHIPPED / "data" / "routers"
 BUDGETS = (1, 2, 4, 6)
 KINDS: dict[str, dict[str, Any]] = {
     "budget": {"kind": "budget"},
@@ -60,17 +59,35 @@ def train(
         say: is told which training begins.
 
     Raises:
-        ValueError: as `train_router`.
+        ValueError: as `train_router`, or a folder that holds a router which was trained in another way.
     """
     layers = configuration(places.found(model)).num_hidden_layers
     for (name, ways), big, seed in product(kinds.items(), budgets, range(seeds)):
         folder = out / f"{name}-{big}" / str(seed)
         alone = ways["kind"] == "threshold" or name in CONTROLS
-        if (seed and alone) or (folder / "router.json").is_file():
+        if seed and alone:
+            continue
+        if (folder / "router.json").is_file():
+            _check(folder, {"seed": seed, **ways}, tokens)
             continue
         say(f"{name}, {big} big, seed {seed}")
         mixture = router.Mixture.from_budget(big, layers)
         train_router(model, folder, mixture=mixture, tokens=tokens, sources=sources, seed=seed, **ways)
+
+
+def _check(folder: Path, ways: Mapping[str, Any], tokens: int) -> None:
+    """Check that a finished router was trained as it would be now.
+
+    Raises:
+        ValueError: if not.
+    """
+    facts = router.load(folder).facts
+    step = facts["rows"] * training.ROW  # tokens are whole steps; `threshold` needs one
+    wrong = {name: (facts.get(name), way) for name, way in ways.items() if facts.get(name) != way}
+    if ways["kind"] != "threshold" and abs(facts["tokens"] - tokens) >= step:
+        wrong["tokens"] = (facts["tokens"], tokens)
+    if wrong:
+        raise ValueError(f"{folder} holds another router, (kept, asked) = {wrong}: give another folder")
 
 
 def judged(study: Study, out: Path, *, context: str = "committed") -> dict[str, pd.DataFrame]:
@@ -141,17 +158,3 @@ def keep(study: Study, out: Path, folder: Path) -> list[Path]:
         router.save(router.load(seeds[int(np.argmin(losses))]), folder / group.name)
         kept.append(folder / group.name)
     return kept
-
-
-def write(tables: dict[str, pd.DataFrame], folder: Path = TABLES) -> None:
-    """Ship the tables."""
-    store.write_tables(tables, folder)
-
-
-def read(folder: Path = TABLES) -> dict[str, pd.DataFrame]:
-    """The shipped tables.
-
-    Raises:
-        FileNotFoundError: there are none.
-    """
-    return store.read_tables(folder, ("judged", "policies"))
