@@ -53,7 +53,7 @@ def test_a_router_that_was_trained_in_another_way_is_not_taken_for_it(trained):
 
 def test_they_are_judged_together_and_the_best_are_kept(trained, study, tmp_path, monkeypatch):
     out, *_ = trained
-    monkeypatch.setattr(contest, "CALIBRATION", 2)
+    monkeypatch.setattr("duoviz.study.study.CALIBRATION", 2)
     tables = contest.judged(study, out)
     judged, policies = tables["judged"], tables["policies"]
     assert set(judged["name"]) == set(KINDS)

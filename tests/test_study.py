@@ -48,9 +48,22 @@ def test_the_seed_draws_the_null_and_nothing_else(study):
 
 
 def test_calibration_texts_are_never_scored(study):
-    chosen_on = set(study.calibration().documents)
+    both = set(study.calibration().documents)
+    for source in ("shipped-prose", "shipped-code", "python-code"):
+        own = set(study.calibration(source).documents)
+        assert len(own) == 16
+        assert (len(own & both) == 8) == source.startswith("shipped")
+        assert (own | both).isdisjoint(replace(study, documents=48, length=128).tokens(source).documents)
+
+
+def test_fixed_routes_are_chosen_on_calibration_texts_of_the_source(study):
     for source in ("shipped-prose", "shipped-code"):
-        assert chosen_on.isdisjoint(replace(study, documents=48, length=128).tokens(source).documents)
+        chosen, texts = study.fixed_routes(source), study.calibration(source)
+        found, other = (
+            np.nanmean(study.lm.score(texts, route))
+            for route in (chosen[1], study.fixed_routes(next(iter({"shipped-prose", "shipped-code"} - {source})))[1])
+        )
+        assert found <= other
 
 
 def test_replayed_routes_are_worth_what_one_forward_pass_says(study):

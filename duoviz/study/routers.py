@@ -30,8 +30,6 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 """What is trained, as arguments of `router.Stage3`; the last three are controls, which do not see the state of the model."""
 CONTROLS = tuple(KINDS)[6:]
-CALIBRATION = 16
-"""Documents of each source on which the routers' offsets are set; they are not those that are judged."""
 
 
 def train(
@@ -111,8 +109,7 @@ def judged(study: Study, out: Path, *, context: str = "committed") -> dict[str, 
         raise ValueError(f"{out} holds no routers: train some first")
     texts = {source: study.tokens(source) for source in study.sources}
     known = {source: _known(study, source, context) for source in study.sources}
-    ways: dict[str, Any] = {"documents": CALIBRATION, "length": study.length, "split": "calibration", "bos": study.bos}
-    meet = {source: corpus.blocks(study.lm.tokenizer, source, **ways) for source in study.sources}
+    meet = {source: study.calibration(source) for source in study.sources}
     firsts = {name: one for name, one in made.items() if name.endswith("/0")}
     others = {name: one for name, one in made.items() if name not in firsts}
     parts = [

@@ -30,8 +30,8 @@ from . import landscapes
 from .inspection import Inspection
 from .survey import RANDOM, Request, Survey, about, dear
 
-CALIBRATION = (("shipped-prose", 8), ("shipped-code", 8))
-"""Calibration documents on which the fixed routes and the routers' thresholds are chosen: 2 x 8 x 127 positions."""
+CALIBRATION = 16
+"""Calibration documents on which fixed routes and the routers' thresholds are chosen: 16 x 127 positions."""
 Tables = dict[str, pd.DataFrame]
 
 
@@ -150,11 +150,11 @@ class Study:
         few = self.tokens(source)[:documents].cut(positions + 1)
         return oracle.search(self.lm, few, space, context=context, method="auto")
 
-    def fixed_routes(self, choices: str | None = None) -> np.ndarray:
-        """For every budget, in ascending order, the one route that is best on average on the calibration texts: int8
+    def fixed_routes(self, source: str) -> np.ndarray:
+        """For every budget, in ascending order, the one route that is best on average on the source's calibration texts: int8
         `[k, layer]`; of all routes, or of those that `paths` tries where they are too many or too dear (`UNIFORM_FLOPS`)."""
-        space, tokens = self.space(choices), self.calibration()
-        few = self.method(choices) == "exhaustive" and not dear(self.lm, tokens, space)
+        space, tokens = self.space(), self.calibration(source)
+        few = self.method() == "exhaustive" and not dear(self.lm, tokens, space)
         asked: dict[str, Any] = {} if few else {"method": "paths-1", "seed": self.seed}
 
         def compute(_: oracle.Keep) -> Tables:
@@ -164,18 +164,19 @@ class Study:
         table = self._cached("fixed", {**asked, "choices": space.choices, **about(tokens, space)}, compute)["fixed"]
         return np.stack([routes.from_text(text) for text in table.sort_values("budget")["route"]])
 
-    def calibration(self) -> records.Tokens:
-        """Texts that were never trained on and that nothing is scored on."""
+    def calibration(self, source: str = "") -> records.Tokens:
+        """Texts that nothing is trained or scored on: of this source, or (your own text has no such split) of both shipped."""
+        names = (source,) if source in corpus.SHIPPED + corpus.PYTHON else corpus.SHIPPED
         ways: dict[str, Any] = {"length": min(128, self.lm.context), "split": "calibration", "bos": self.bos}
-        parts = [corpus.blocks(self.lm.tokenizer, name, documents=number, **ways) for name, number in CALIBRATION]
-        return records.Tokens.joined(parts)
+        ways["documents"] = CALIBRATION // len(names)
+        return records.Tokens.joined([corpus.blocks(self.lm.tokenizer, name, **ways) for name in names])
 
     def fixed(self, source: str, *, null: bool = False) -> records.Curve:
         """The fixed routes, scored on a source (figure 4), or on the targets drawn for its null control.
 
         The latter is kept beside the null control: another machine's rounding may draw another target now and then.
         """
-        tokens, chosen = self.tokens(source), self.fixed_routes()
+        tokens, chosen = self.tokens(source), self.fixed_routes(source)
 
         def scored(targets: np.ndarray | None) -> records.Curve:
             every = np.stack([oracle.same_for_all(tokens, route) for route in chosen])
@@ -241,8 +242,7 @@ class Study:
             return {"found": frames.found(found, tokens)}
 
         request = {**about(tokens, self.space()), "context": context, **asked}
-        table = self._cached("search", request, compute)["found"]
-        return frames.found_from_frame(table, tokens)
+        return frames.found_from_frame(self._cached("search", request, compute)["found"], tokens)
 
     def difficulty(self, source: str, *, budget: int, context: str = "committed") -> pd.DataFrame:
         """Losses and difficulties of every token (figures 5, 6), columns as of `frames.difficulty`."""
