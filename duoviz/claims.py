@@ -108,3 +108,15 @@ def table(said: Sequence[Claim]) -> pd.DataFrame:
         for one, state in zip(said, verdicts([one.interval for one in said]))
     ]
     return pd.DataFrame(rows)
+
+
+def of(table: pd.DataFrame) -> list[Claim]:
+    """The claims of a table as of `table`, to be read together with others."""
+    return [
+        Claim(
+            text=row["claim"],
+            interval=Interval(row["mean"], row["low"], row["high"], int(row["positions"]), int(row["documents"])),
+            **{name: row[name] for name in ("unit", "source", "paper")},
+        )
+        for row in table.to_dict("records")
+    ]

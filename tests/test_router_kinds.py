@@ -110,13 +110,16 @@ def test_what_a_router_reads_is_the_same_with_a_cache_and_one_token_at_a_time(re
     torch.testing.assert_close(embedded.logits, whole.logits, atol=1e-4, rtol=1e-4)
 
 
-def test_pairwise_plans_meet_the_budget_at_every_token_and_are_the_best_by_its_terms(ids):
+def test_pairwise_plans_meet_the_budget_at_every_token_and_are_the_best_by_its_terms(ids, monkeypatch):
     lm = tiny_model()
     asked = planted_plan("pairwise", Mixture(0.5, 0.5), tokens=12 * 3 * 4, rows=3, units=5)
     made, log = router.train(lm, ids, asked)
     routes = made.routes(lm, ids)
     assert ((routes == BIG).sum(-1) == 2).all()
     np.testing.assert_allclose(lm.score(ids, routes), made.losses(lm, ids), atol=1e-5)
+    with monkeypatch.context() as patch:
+        patch.setattr(router.calibration, "bisect", None)  # its budget is met: there is nothing to search for
+        assert router.calibrate(made, lm, ids).facts["calibrated"]["big"] == 0.5
     seen = []
     hook = lm.model.decoder_layers[0].duo_ffn.register_forward_pre_hook(lambda ffn, args: seen.append(args[0].clone()))
     lm.model(torch.from_numpy(ids), duo_router=made)

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from duoviz import figures, frames, oracle, router
+from duoviz import claims, figures, frames, oracle, router
 from duoviz.oracle import OBJECTIVES
 from duoviz.routes import BIG, Space, to_text
 from duoviz.study import Study, specimen
@@ -162,13 +162,26 @@ def by_candidates(tables, tokens):
 def test_findings_on_a_real_model_are_tables_that_need_no_model(study, tmp_path, monkeypatch):
     monkeypatch.setattr("duoviz.study.landscapes.RETRACED", ("descent-0", "paths-1"))
     monkeypatch.setenv("DUOVIZ_HOME", str(tmp_path))
-    tables = specimen.measured("data/duo-tiny", groups=4, documents=2, positions=3, length=8)
+    tables = specimen.measured("data/duo-tiny", groups=4, documents=2, positions=3, searched=3, length=8)
     specimen.write(tables, tmp_path)
     read = specimen.read(tmp_path)
     for name, table in tables.items():
         pd.testing.assert_frame_equal(read[name], table)
     assert read["luck"].groupby("source")["budget"].unique().map(list).tolist() == [[0, 3, 6, 9, 12]] * 2
     assert read["searches"]["measure"].tolist() == ["additive", "pairwise", "descent-0", "paths-1"] * 2
+    three = Study("data/duo-tiny", groups=4, documents=3, length=8)
+    curves = {source: three.survey(source, context="reference:big") for source in three.sources}
+    assert (read["findings"]["documents"] == 3).all()
+    assert read["findings"].groupby("source").size().tolist() == [4, 4]
+    for (text, source), mean in read["findings"].set_index(["claim", "source"])["mean"].items():
+        loss = {
+            name: np.nanmean(curve.loss_nats, (1, 2)) for name, curve in curves[source].items()
+        }  # of 0, 3, 6, 9, 12 big
+        gain = loss["nll"][-1] - loss["nll"][1]
+        expected = gain - (loss["null"][-1] - loss["null"][1]) if "made-up" in text else gain
+        expected = loss["expected"][-1] - loss["expected"][1] if "without the answer" in text else expected
+        assert mean == pytest.approx(expected, abs=1e-6)
+    assert claims.table(claims.of(read["findings"])).equals(read["findings"])
     shipped = specimen.read()
     assert shipped["luck"]["documents"].min() >= 16
     assert figures.luck_curve(shipped["luck"]).data
@@ -178,6 +191,6 @@ def test_where_all_routes_are_dear_as_whole_texts_only_the_studys_own_method_cha
     study = Study(documents=2, length=8)
     assert study.asked("shipped-prose", ("nll",), context="uniform").method == "exhaustive"
     monkeypatch.setattr("duoviz.study.survey.UNIFORM_FLOPS", 1.0)
-    assert study.asked("shipped-prose", ("nll",), context="uniform").method == "random-100"
+    assert study.asked("shipped-prose", ("nll",), context="uniform").method == "random-20"
     assert study.asked("shipped-prose", ("nll",), context="uniform", method="exhaustive").method == "exhaustive"
     assert study.asked("shipped-prose", ("nll",), context="reference:big").method == "exhaustive"

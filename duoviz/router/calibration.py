@@ -44,11 +44,12 @@ def calibrate(router: Router, lm: LanguageModel, tokens: Tokens | np.ndarray, *,
         return found
 
     router.offset.zero_()
+    misses()  # a router that plans whole routes meets its budget as it is
     for _ in range(rounds if len(asked) > 2 else 1):
-        for index in range(1, len(asked)):
-            bisect(router.offset, index, lambda: misses()[index], near=near)  # noqa: B023 - called at once
         if best[0] <= near:
             break
+        for index in range(1, len(asked)):
+            bisect(router.offset, index, lambda: misses()[index], near=near)  # noqa: B023 - called at once
     router.offset.copy_(best[1])
     router.facts["calibrated"] = realised(router.routes(lm, tokens))
     return router

@@ -28,7 +28,7 @@ from ..oracle.methods import parse as parse_method
 from ..router import Mixture
 from . import landscapes
 from .inspection import Inspection
-from .survey import RANDOM, Request, Survey, about, dear
+from .survey import RANDOM, UNIFORM, Request, Survey, about, dear
 
 CALIBRATION = 16
 """Calibration documents on which fixed routes and the routers' thresholds are chosen: 16 x 127 positions."""
@@ -134,12 +134,12 @@ class Study:
         choices: str | None = None,
     ) -> Survey:
         """A survey as it is asked for; if not given, `committed`, all objectives that the notebooks draw, the study's choices and
-        its method: under `uniform`, `RANDOM` where all routes cannot be enumerated or are too dear (`UNIFORM_FLOPS`)."""
+        its method: under `uniform`, `UNIFORM` where all routes cannot be enumerated or are too dear (`UNIFORM_FLOPS`)."""
         tokens, space, context = self.tokens(source), self.space(choices), context or "committed"
         if method is None:
             method = self.method(choices, context)
             if context == "uniform" and (method != "exhaustive" or dear(self.lm, tokens, space)):
-                method = RANDOM  # the other searches follow one token's routes, not a whole text's
+                method = UNIFORM  # the other searches follow one token's routes, not a whole text's
         every = oracle.OBJECTIVES if context == "committed" else oracle.CARRIED
         return Survey(self.lm, tokens, space, objectives or every, context, method, self.seed)
 

@@ -14,6 +14,8 @@ RANDOM = "random-100"
 """The paper's best of 100 random routes."""
 UNIFORM_FLOPS = 2e14
 """Up to which all routes are tried, each as the route of whole texts."""
+UNIFORM = "random-20"
+"""What is tried instead: on SmolLM2-135M a route of 48 texts of 128 tokens takes 7 s of a core."""
 
 
 @dataclass(frozen=True)
