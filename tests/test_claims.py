@@ -75,7 +75,10 @@ def test_the_forest_draws_every_claim_once_with_its_state(page):
         name, low, high = drawn[row.mean]
         assert name == row.state.partition(" (")[0]
         np.testing.assert_allclose([low, high], [row.low, row.high])
-    assert figure.layout.yaxis.ticktext == ("▸ a &lt; b   <i>prose</i>", "<i>code</i>", "d")
+    assert figure.layout.yaxis.ticktext == ("<i>prose</i>", "<i>code</i>", "<i></i>")
+    written = [(one.y, one.text) for one in figure.layout.annotations if one.yref == "y" and one.x == 0]
+    assert written == [(0, "▸ a &lt; b"), (3, "d")]
+    assert figure.layout.yaxis.tickvals == (1, 2, 4)
     assert [axis.title.text for axis in figure.select_xaxes()] == ["nats", "share"]
     assert "1 to 8 documents" in figure.layout.title.subtitle.text
     assert len({trace.name: trace.marker.symbol for trace in figure.data}.values()) == 3

@@ -7,6 +7,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
@@ -20,14 +21,14 @@ STATES = {
 }
 """Colour and mark of each state; what cannot be said has no interval, and the ink's colour."""
 UNSAID = (style.INK, "line-ns-open")
-ROW = 24
-"""Pixels."""
+ROW, LETTER = 22, 6.4
+"""Pixels of a line, and about those of a letter."""
 
 
 def forest(table: pd.DataFrame, *, title: str = "What holds?") -> go.Figure:
-    """Which claims hold? Each claim is a row: a dot at its mean with its 95 % interval, green and filled where it holds, grey
-    and open where it is undecided, a vermilion cross where it does not hold; the numbers stand to the right. It holds right of
-    the line at 0. A triangle marks what the paper says. One panel for each unit.
+    """Which claims hold? Each claim is a line of text above a row for each source: a dot at its mean with its 95 % interval,
+    green and filled where it holds, grey and open where it is undecided, a vermilion cross where it does not hold; the numbers
+    stand to the right. It holds right of the line at 0. A triangle marks what the paper says. One panel for each unit.
 
     Args:
         table: as of `claims.table`.
@@ -40,36 +41,41 @@ def forest(table: pd.DataFrame, *, title: str = "What holds?") -> go.Figure:
         table, ["claim", "source", "paper", "state", "mean", "low", "high", "unit", "p", "documents", "positions"]
     )
     units = list(dict.fromkeys(table["unit"]))
-    counts = [int((table["unit"] == unit).sum()) for unit in units]
+    parts = [_placed(table[table["unit"] == unit]) for unit in units]
+    counts = [int(part.index[-1]) + 1 for part in parts]
+    lines = sum(counts)
+    left = 24 + LETTER * max(map(len, table["source"]))
     figure = look.panels([""] * len(units), rows=len(units), cols=1, vertical_spacing=0)
-    gap = 58 / (58 * (len(units) - 1) + ROW * len(table))  # room for an axis below each panel
+    gap = 58 / (58 * (len(units) - 1) + ROW * lines)  # room for an axis below each panel
     bottom = 1.0
     shown: set[str] = set()
-    for row, unit in enumerate(units, 1):
-        part = table[table["unit"] == unit].reset_index(drop=True)
+    for row, (unit, part) in enumerate(zip(units, parts), 1):
         _marks(figure, part, row, shown)
-        height = (1 - gap * (len(units) - 1)) * counts[row - 1] / len(table)
+        _texts(figure, part, row, left)
+        height = (1 - gap * (len(units) - 1)) * counts[row - 1] / lines
         figure.update_yaxes(
             tickvals=list(part.index),
-            ticktext=_labels(part),
-            range=[len(part) - 0.5, -0.5],
+            ticktext=[f"<i>{style.escape(source)}</i>" for source in part["source"]],
+            automargin=False,
+            range=[counts[row - 1] - 0.5, -0.5],
             domain=[max(0.0, bottom - height), bottom],
             zeroline=False,
             showgrid=False,
+            showline=False,
             row=row,
             col=1,
         )
-        figure.update_xaxes(title=style.escape(unit), row=row, col=1, zeroline=False)
+        figure.update_xaxes(title=style.escape(unit), row=row, col=1, zeroline=False, showgrid=False)
         figure.add_vline(x=0, line={"color": style.INK, "width": 1.5}, row=row, col=1)
         bottom -= height + gap
     corrected = f"states after Holm's correction over {len(table)} claims" if len(table) > 1 else "one claim"
     paper = "; ▸ the paper says so" if table["paper"].any() else ""
     note = f"{_counted(table)}; bars: 95 % intervals; {corrected}{paper}"
-    height = 190 + ROW * len(table) + 58 * (len(units) - 1)
+    height = 190 + ROW * lines + 58 * (len(units) - 1)
     figure = look.finish(figure, title=title, note=note, height=height)
     legend = {"orientation": "h", "y": 0, "yref": "container", "yanchor": "bottom", "x": 0}
     return figure.update_layout(
-        margin={"r": 180, "b": 90, "l": 20}, legend=legend, title={"xref": "container", "x": 0.02}
+        margin={"r": 180, "b": 90, "l": left}, legend=legend, title={"xref": "container", "x": 0.02}
     )
 
 
@@ -93,27 +99,25 @@ def _marks(figure: go.Figure, part: pd.DataFrame, row: int, shown: set[str]) -> 
             col=1,
         )
         shown.add(kind)
-    number = str(row) if row > 1 else ""
-    for place, line in part.iterrows():
-        figure.add_annotation(
-            x=1.01,
-            xref=f"x{number} domain",
-            y=place,
-            yref=f"y{number}",
-            text=f"{line['mean']:.3f} [{line['low']:.3f}, {line['high']:.3f}]",
-            showarrow=False,
-            xanchor="left",
-        )
 
 
-def _labels(part: pd.DataFrame) -> list[str]:
-    """Claim and source of each row; a claim that several rows share is named at the first of them."""
-    labels, last = [], None
-    for claim, source, paper in zip(part["claim"], part["source"], part["paper"]):
-        named = f"{'▸ ' if paper else ''}{style.escape(claim)}" if claim != last else ""
-        labels.append("   ".join(filter(None, [named, f"<i>{style.escape(source)}</i>" if source else ""])))
-        last = claim
-    return labels
+def _placed(part: pd.DataFrame) -> pd.DataFrame:
+    """The claims of one panel, indexed by their lines: a line is left free above the first row of each."""
+    begins = part["claim"] != part["claim"].shift()
+    return part.set_axis(np.arange(len(part)) + begins.cumsum())
+
+
+def _texts(figure: go.Figure, part: pd.DataFrame, row: int, left: float) -> None:
+    """The text of each claim above its rows, from the figure's left edge on, and the numbers to the right of them."""
+    number, last = str(row) if row > 1 else "", None
+    ways = {"xref": f"x{number} domain", "yref": f"y{number}", "showarrow": False, "xanchor": "left"}
+    for line, one in part.iterrows():
+        if one["claim"] != last:
+            text = f"{'▸ ' if one['paper'] else ''}{style.escape(one['claim'])}"
+            figure.add_annotation(text=text, x=0, xshift=12 - left, y=line - 1, **ways)
+        text = f"{one['mean']:.3f} [{one['low']:.3f}, {one['high']:.3f}]"
+        figure.add_annotation(text=text, x=1.01, y=line, **ways)
+        last = one["claim"]
 
 
 def _about(row: dict[Hashable, Any]) -> str:

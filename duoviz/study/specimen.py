@@ -74,8 +74,9 @@ def findings(found: Mapping[str, Curve], tokens: Tokens) -> list[claims.Claim]:
     asked = {
         "the fewest big layers under the oracle beat all big": gain["nll", few],
         "a third of the layers big under the oracle beats all big": gain["nll", third],
-        "and gains more over all big than on made-up tokens": gain["nll", third] - gain["null", third],
-        "a third of the layers big without the answer beats all big": gain["expected", third],
+        "with a third of the layers big the oracle gains more than on made-up tokens": gain["nll", third]
+        - gain["null", third],
+        "a third of the layers big, chosen without the answer, beats all big": gain["expected", third],
     }
     return [claims.claim(text, more, tokens.documents, source=tokens.source) for text, more in asked.items()]
 
