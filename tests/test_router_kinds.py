@@ -32,7 +32,8 @@ LEARNED = [kind for kind in KINDS if kind != "threshold"]
 @pytest.mark.parametrize("kind", LEARNED)
 def test_every_kind_finds_the_planted_rule_and_is_saved_whole(kind, units, planted, planted_rows, tmp_path):
     bf16 = units > 0 and kind not in ("distil", "pairwise")  # which learn from losses that are searched
-    made, log = router.train(planted, planted_rows, planted_plan(kind, units=units, bf16=bf16))
+    reads = "spent" if units else "ffn"
+    made, log = router.train(planted, planted_rows, planted_plan(kind, units=units, reads=reads, bf16=bf16))
     router.calibrate(made, planted, planted_rows)
     routes, losses = made.run(planted, planted_rows)
     np.testing.assert_array_equal(routes, [[RIGHT[token] for token in text] for text in planted_rows[:, :-1]])
@@ -40,7 +41,7 @@ def test_every_kind_finds_the_planted_rule_and_is_saved_whole(kind, units, plant
     assert log["share_big"].iloc[-1] == pytest.approx(0.5, abs=0.02)
     router.save(made, tmp_path)
     read = router.load(tmp_path)
-    assert (read.units, read.facts["kind"]) == (units, kind)
+    assert (read.units, read.reads, read.facts["kind"]) == (units, reads, kind)
     np.testing.assert_array_equal(read.routes(planted, planted_rows), routes)
 
 
@@ -93,6 +94,21 @@ def test_a_router_that_learns_from_other_tokens_losses_finds_nothing(kind, plant
     assert unexplained[1] > 0.9
     with pytest.raises(ValueError, match="kind 'budget' learns from no labels that could be shuffled"):
         planted_plan("budget", shuffled=True)
+
+
+def test_a_router_knows_what_a_token_has_spent(ids):
+    lm, made = tiny_model(), router.Router(4, 32, Mixture(0.5, 0.5), reads="spent").eval()
+    with torch.no_grad():
+        made.weight.zero_()[:, 1, -1] = -1  # big, if the layers below were big less often than asked for
+    np.testing.assert_array_equal(
+        made.routes(lm, ids), np.broadcast_to([SMALL, BIG, SMALL, BIG], (*ids[:, 1:].shape, 4))
+    )
+    logits = lm.model(torch.from_numpy(ids), duo_router=made.train()).router_logits[0, 0, :, 1]
+    spent, soft = 0.0, []
+    for _ in range(4):
+        soft.append(-spent)
+        spent += torch.tensor([0.0, -spent]).softmax(-1)[1].item() - 0.5
+    assert logits.tolist() == pytest.approx(soft, abs=1e-6)
 
 
 @pytest.mark.parametrize("reads", [reads for reads in router.READS if reads != "frequency"])
@@ -220,7 +236,7 @@ def test_plans_that_make_no_sense_are_refused():
         ({"kind": "distil", "bf16": True}, "losses that are searched: not in bfloat16"),
         ({"samples": 1}, "samples 1: give"),
         ({"units": -1}, "units -1"),
-        ({"reads": "mind"}, "reads 'mind': allowed are ffn, token, position, frequency"),
+        ({"reads": "mind"}, "reads 'mind': allowed are ffn, spent, token, position, frequency"),
         ({"kind": "distil", "objective": "best"}, "objective 'best': allowed are"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -38,7 +38,9 @@ def router(
     units: Annotated[int, typer.Option(help="Of a hidden layer in each router; 0 for a linear one.")] = 0,
     reads: Annotated[
         str,
-        typer.Option(help="ffn (its input); token or position; frequency, change or entropy."),
+        typer.Option(
+            help="ffn (its input); spent (and the token's running budget); token or position; frequency, change or entropy."
+        ),
     ] = "ffn",
     objective: Annotated[
         str, typer.Option(help="What distil learns from: expected (no label is seen) or nll.")

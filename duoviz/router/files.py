@@ -80,10 +80,12 @@ def load(folder: Path | str) -> Router:
         facts = json.loads((folder / "router.json").read_text())
         state = load_file(folder / "router.safetensors")
         units = state["inner"].shape[1] if "inner" in state else 0
-        layers, _, hidden = state["inner" if units else "weight"].shape
+        layers, _, width = state["inner" if units else "weight"].shape
+        reads = facts.get("reads", "ffn")
+        hidden = width - (reads == "spent")
         kind = CLASSES.get(facts.get("kind", ""), Router)
         layers = layers if kind is Router else facts["layers"]
-        router = kind(layers, hidden, Mixture(**facts["mixture"]), units=units, reads=facts.get("reads", "ffn"))
+        router = kind(layers, hidden, Mixture(**facts["mixture"]), units=units, reads=reads)
         if "surprise" in state:
             router.surprise = torch.zeros_like(state["surprise"])
         router.load_state_dict(state)

@@ -17,8 +17,9 @@ from ..model import LanguageModel
 from ..records import Tokens
 from ..routes import BIG, LETTERS, SKIP, SMALL
 
-READS = ("ffn", "token", "position", "frequency", "change", "entropy")
-"""What a router can read: the FFN's input; or, as controls, the token's embedding or waves of its place in the text; or one
+READS = ("ffn", "spent", "token", "position", "frequency", "change", "entropy")
+"""What a router can read: the FFN's input (`ffn`); that and the token's running budget, how much more often than asked for the
+layers below took the largest choice (`spent`); or, as controls, the token's embedding or waves of its place in the text; or one
 number, which the kind `threshold` compares with an offset: the surprise of the token by its frequency in the training text, in
 nats; how far the FFN's input has turned from the token's embedding (one less the cosine); the entropy in nats of the prediction
 that the head makes of the FFN's input (the logit lens)."""
@@ -110,6 +111,7 @@ class Router(nn.Module):
         choices = len(mixture.choices)
         self.mixture, self.choices = mixture, mixture.choices
         self.layers, self.hidden, self.units, self.reads = layers, hidden, units, reads
+        self.width = hidden + (reads == "spent")
         self._make_networks(layers, choices, seed)
         if reads == "frequency":
             self.register_buffer("surprise", torch.zeros(0))
@@ -121,18 +123,23 @@ class Router(nn.Module):
         """So many networks with so many outputs each."""
         draw = torch.Generator().manual_seed(seed)
         if self.units:
-            self.inner = nn.Parameter(torch.randn(number, self.units, self.hidden, generator=draw) * self.hidden**-0.5)
+            self.inner = nn.Parameter(torch.randn(number, self.units, self.width, generator=draw) * self.hidden**-0.5)
             self.inner_bias = nn.Parameter(torch.zeros(number, self.units))
-        self.weight = nn.Parameter(torch.randn(number, outputs, self.units or self.hidden, generator=draw) * 0.02)
+        self.weight = nn.Parameter(torch.randn(number, outputs, self.units or self.width, generator=draw) * 0.02)
         self.bias = nn.Parameter(torch.zeros(number, outputs))
 
     def logits(
         self, layer: int, x: Float[Tensor, "*token hidden"], given: Any = None
     ) -> Float[Tensor, "*token choice"]:
         """Logits of one layer, float32, before `beta` and `offset`, from the FFN's input and what `given` made of the pass."""
-        return self.network(layer, self.read(x.float(), given))
+        logits = self.network(layer, self.read(x.float(), given))
+        if self.reads == "spent":
+            soft = (self.beta * logits).softmax(-1)[..., -1]
+            took = soft if self.training else (logits + self.offset).argmax(-1) == len(self.choices) - 1
+            given["spent"] = given["spent"] + took - self.mixture.shares[-1]
+        return logits
 
-    def network(self, layer: int, x: Float[Tensor, "*token hidden"]) -> Float[Tensor, "*token choice"]:
+    def network(self, layer: int, x: Float[Tensor, "*token width"]) -> Float[Tensor, "*token choice"]:
         """Logits of one layer from what is read; in float32, whatever the model around it computes in."""
         with torch.autocast(x.device.type, enabled=False):
             if self.units:
@@ -163,12 +170,16 @@ class Router(nn.Module):
             angles = places[:, None] * 10_000.0 ** -torch.linspace(0, 1, (self.hidden + 1) // 2, device=tokens.device)
             waves = torch.cat([angles.sin(), angles.cos()], -1)[:, : self.hidden]
             return waves.expand(len(tokens), -1, -1)
+        if self.reads == "spent":
+            return {"spent": torch.zeros((), device=tokens.device)}
         return model.get_output_embeddings() if self.reads == "entropy" else None
 
-    def read(self, x: Float[Tensor, "*token hidden"], given: Any) -> Float[Tensor, "*token hidden"]:
+    def read(self, x: Float[Tensor, "*token hidden"], given: Any) -> Float[Tensor, "*token width"]:
         """What the networks see: a single number stands in the first place, and nothing in the others."""
         if self.reads == "ffn":
             return x
+        if self.reads == "spent":
+            return torch.cat([x, given["spent"].expand(x.shape[:-1])[..., None]], -1)
         if self.reads in ("token", "position"):
             return given.reshape(x.shape)
         if self.reads == "frequency":
@@ -182,7 +193,7 @@ class Router(nn.Module):
 
     def flops(self, vocab: int) -> int:
         """FLOPs of a token in all layers; multiply-adds count twice."""
-        inside = self.units * (self.hidden + len(self.choices)) if self.units else self.hidden * len(self.choices)
+        inside = self.units * (self.width + len(self.choices)) if self.units else self.width * len(self.choices)
         return 2 * self.layers * (inside + (self.hidden * vocab if self.reads == "entropy" else 0))
 
     def shares(self, chosen: Int[Tensor, "*any"]) -> list[float]:

@@ -69,7 +69,7 @@ class Pairwise(Router):
         """What is read, and room for the pass's plan."""
         return {"read": super().given(model, tokens, begun), "plan": None}
 
-    def read(self, x: Float[Tensor, "*token hidden"], given: Any) -> Float[Tensor, "*token hidden"]:
+    def read(self, x: Float[Tensor, "*token hidden"], given: Any) -> Float[Tensor, "*token width"]:
         """What the network sees."""
         return super().read(x, given["read"])
 
@@ -86,7 +86,7 @@ class Pairwise(Router):
     def flops(self, vocab: int) -> int:
         """FLOPs of a token; multiply-adds count twice."""
         terms = self.weight.shape[1]
-        inside = self.units * (self.hidden + terms) if self.units else self.hidden * terms
+        inside = self.units * (self.width + terms) if self.units else self.width * terms
         return 2 * (inside + terms * len(self.plans))
 
 
