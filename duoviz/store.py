@@ -55,17 +55,22 @@ class Store:
         return f"{request.get('what', 'result')}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
     def cached(
-        self, request: dict[str, Any], compute: Callable[[], dict[str, pd.DataFrame]]
+        self, request: dict[str, Any], compute: Callable[[], dict[str, pd.DataFrame]], *, note: bool = True
     ) -> dict[str, pd.DataFrame]:
         """The stored result of a request; computed and stored first if there is none. While another process computes the same
         one, it is waited for: two notebooks may ask at once.
+
+        Args:
+            request: all that the result depends on.
+            compute: makes its tables.
+            note: add it to the results that are shipped (see `USED`).
 
         Raises:
             ValueError: a stored result is damaged or belongs to another request.
             OSError: it cannot be written (no space); nothing half-written is left.
         """
         key = self.key(request)
-        if used := os.environ.get(USED):
+        if note and (used := os.environ.get(USED)):
             with open(used, "a") as file:
                 file.write(f"{key}\n")
         stored = self._stored(key)

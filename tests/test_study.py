@@ -66,13 +66,21 @@ def test_fixed_routes_are_chosen_on_calibration_texts_of_the_source(study):
         assert found <= other
 
 
-def test_replayed_routes_are_worth_what_one_forward_pass_says(study):
+def test_replayed_routes_are_worth_what_one_forward_pass_says(study, monkeypatch, tmp_path):
     curve = study.survey("shipped-prose", ("nll",), context="reference:big")["nll"]
     again = study.replayed("shipped-prose", curve)
     differs = np.abs(again.loss_nats - curve.loss_nats).max((1, 2))
     np.testing.assert_allclose(differs, curve.replay_error, atol=1e-5)  # other batches round in another way
     assert differs[-1] < 1e-4 < differs[:-1].max()  # all big is its own context
     assert to_text(again.routes[-1, 0, 0]) == "B" * 12
+    monkeypatch.setattr("duoviz.model.LanguageModel.score", None)
+    monkeypatch.setenv("DUOVIZ_USED", str(tmp_path / "used"))
+    kept = study.replayed("shipped-prose", curve)
+    assert (kept.name, kept.context) == ("oracle, replayed", "from reference:big") == (again.name, again.context)
+    np.testing.assert_array_equal(kept.loss_nats, again.loss_nats)
+    assert not (tmp_path / "used").exists()  # a few forward passes are not shipped
+    with pytest.raises(TypeError):
+        study.replayed("shipped-prose", replace(curve, routes=curve.routes[::-1]))
 
 
 def test_a_model_without_routers_has_no_router_curve(study, tmp_path):

@@ -65,7 +65,7 @@ def findings(found: Mapping[str, Curve], tokens: Tokens) -> list[claims.Claim]:
         tokens: what was searched.
     """
     budgets = found["nll"].budgets
-    few, third = budgets[1], budgets[abs(budgets - budgets[-1] / 3).argmin()]
+    few, third = int(budgets[1]), int(budgets[abs(budgets - budgets[-1] / 3).argmin()])
     gain = {
         (name, k): found[name].loss_nats[-1] - found[name].at(k)[0]
         for name in ("nll", "null", "expected")

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from ..oracle.methods import parse as parse_method
 from ..router import Mixture
 from . import landscapes
 from .inspection import Inspection
-from .survey import RANDOM, UNIFORM, Request, Survey, about, dear
+from .survey import PASSES, RANDOM, UNIFORM, Request, Survey, about, dear
 
 CALIBRATION = 16
 """Calibration documents on which fixed routes and the routers' thresholds are chosen: 16 x 127 positions."""
@@ -87,8 +88,7 @@ class Study:
 
     @cached_property
     def store(self) -> store.Store:
-        since = time.time() if self.fresh else float(os.environ.get("DUOVIZ_FRESH", "0"))
-        return store.results(self.kept, since=since)
+        return store.results(self.kept, since=time.time() if self.fresh else float(os.environ.get("DUOVIZ_FRESH", "0")))
 
     def tokens(self, source: str) -> records.Tokens:
         """The texts of one source."""
@@ -172,25 +172,19 @@ class Study:
         return records.Tokens.joined([corpus.blocks(self.lm.tokenizer, name, **ways) for name in names])
 
     def fixed(self, source: str, *, null: bool = False) -> records.Curve:
-        """The fixed routes, scored on a source (figure 4), or on the targets drawn for its null control.
-
-        The latter is kept beside the null control: another machine's rounding may draw another target now and then.
-        """
+        """The fixed routes, scored on a source (figure 4), or on the targets drawn for its null control."""
         tokens, chosen = self.tokens(source), self.fixed_routes(source)
+        every = np.stack([oracle.same_for_all(tokens, route) for route in chosen])
 
-        def scored(targets: np.ndarray | None) -> records.Curve:
-            every = np.stack([oracle.same_for_all(tokens, route) for route in chosen])
+        def scored(_: oracle.Keep) -> Tables:
+            targets = oracle.sample_targets(self.lm, tokens, seed=self.seed) if null else None
             losses = np.stack([self.lm.score(tokens, route, targets=targets) for route in chosen])
-            return records.Curve("fixed", "uniform", (chosen == routes.BIG).sum(1), losses, every)
+            curve = records.Curve("fixed", "uniform", (chosen == routes.BIG).sum(1), losses, every)
+            return {"curve": frames.curve(curve, tokens)}
 
-        if not null:
-            return scored(None)
-
-        def compute(_: oracle.Keep) -> Tables:
-            return {"curve": frames.curve(scored(oracle.sample_targets(self.lm, tokens, seed=self.seed)), tokens)}
-
-        asked = {**about(tokens), "routes": routes.to_texts(chosen).tolist(), "seed": self.seed}
-        return frames.curve_from_frame(self._cached("fixed-null", asked, compute)["curve"], tokens)
+        asked = {**about(tokens), "routes": routes.to_texts(chosen).tolist(), **({"seed": self.seed} if null else {})}
+        found = self._cached("fixed-null" if null else "fixed-losses", asked, scored)
+        return frames.curve_from_frame(found["curve"], tokens)
 
     def curves(self, source: str, *, context: str = "committed") -> list[records.Curve]:
         """Every policy over the number of big layers, beside each other (figure 4b). Where routes are too many to enumerate, the
@@ -200,8 +194,7 @@ class Study:
         return [replace(found.pop("nll"), name="oracle"), *found.values(), *random.values(), self.fixed(source)]
 
     def landscapes(self, source: str, *, positions: int = 32) -> Tables:
-        """What all routes of some positions of each text, evenly spaced, say under `reference:big` (see
-        `landscapes.measured`)."""
+        """What all routes of some evenly spaced positions say under `reference:big` (see `landscapes.measured`)."""
         asked = {**landscapes.asked(self.space()), "seed": self.seed}
         return self._at_positions("landscapes", source, positions, partial(landscapes.measured, seed=self.seed), asked)
 
@@ -217,8 +210,15 @@ class Study:
 
     def replayed(self, source: str, curve: records.Curve) -> records.Curve:
         """What the routes of a curve are worth in one ordinary forward pass, whatever context they were chosen in."""
-        losses = np.stack([self.lm.score(self.tokens(source), chosen) for chosen in curve.routes])
-        return records.Curve(f"{curve.name}, replayed", f"from {curve.context}", curve.budgets, losses, curve.routes)
+        tokens = self.tokens(source)
+
+        def scored(_: oracle.Keep) -> Tables:
+            losses = np.stack([self.lm.score(tokens, chosen) for chosen in curve.routes])
+            return {"curve": frames.curve(records.Curve("replayed", "", curve.budgets, losses, curve.routes), tokens)}
+
+        asked = {**about(tokens), "routes": sha256(curve.routes.tobytes()).hexdigest()[:12]}
+        found = frames.curve_from_frame(self._cached("replayed", asked, scored)["curve"], tokens)
+        return replace(found, name=f"{curve.name}, replayed", context=f"from {curve.context}")
 
     def skipping(self, source: str, *, skip: int, context: str = "committed") -> records.Found:
         """Best routes with exactly so many layers skipped and the others big (figure 2d)."""
@@ -340,7 +340,7 @@ class Study:
         `compute` is given what keeps its parts until it is done.
         """
         request = self.request(what, asked)
-        return self.store.cached(request, partial(compute, partial(self.store.part, request)))
+        return self.store.cached(request, partial(compute, partial(self.store.part, request)), note=what not in PASSES)
 
     def request(self, what: str, asked: Request) -> Request:
         """All that a stored result of the model depends on."""

@@ -12,6 +12,8 @@ Request = dict[str, Any]
 """All that a stored result depends on."""
 RANDOM = "random-100"
 """The paper's best of 100 random routes."""
+PASSES = ("fixed-losses", "replayed")
+"""Results that are kept but not shipped: some forward passes give them again."""
 UNIFORM_FLOPS = 2e14
 """Up to which all routes are tried, each as the route of whole texts."""
 UNIFORM = "random-20"
