@@ -22,8 +22,9 @@ import torch
 from transformers import DynamicCache
 
 from .. import oracle, places, routes
-from ..branching import Trie, product
+from ..branching import Trie
 from ..model import LanguageModel, RandomPolicy, forward_flops, load
+from ..model.products import product
 from ..records import Tokens
 from ..router import Router, trained
 from ..router import load as load_router

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 
 from .. import oracle
-from ..branching import Trie, product
+from ..branching import Trie
 from ..model import LanguageModel
+from ..model.products import product
 from ..oracle import leaves
 from ..records import Curve, Tokens
 from ..routes import Space

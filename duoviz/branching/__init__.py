@@ -10,7 +10,6 @@ Paper: arXiv 2410.10846, section 2, stage 2 (which enumerates routes one by one)
 """
 
 from .attention import Lockstep, Scattered, attend, over_prefix, portable_over_prefix
-from .fused import product
 from .texts import Branches, uniform_leaves
 from .trie import Trie, Work
 
@@ -23,6 +22,5 @@ __all__ = [
     "attend",
     "over_prefix",
     "portable_over_prefix",
-    "product",
     "uniform_leaves",
 ]

@@ -27,6 +27,7 @@ from transformers.models.llama.modeling_llama import (
 )
 
 from ..model import DuoCausalLM, DuoFFN
+from ..model.products import available
 from ..routes import BIG, SKIP, SMALL
 from .attention import Lockstep
 
@@ -40,7 +41,7 @@ def applies(model: DuoCausalLM) -> bool:
     """Whether the layers of a model can be fused, on the machine where it is."""
     layers: list[Any] = list(model.decoder_layers)
     return (
-        _available()
+        available()
         and model.device.type == "cpu"
         and model.dtype == torch.float32
         and all(isinstance(layer, LlamaDecoderLayer) and _plain(layer) for layer in layers)
@@ -62,19 +63,6 @@ def _plain(layer: Any) -> bool:
         type(part) in (*PLAIN, *own) and not part._forward_hooks and not part._forward_pre_hooks
         for part in layer.modules()
     )
-
-
-def _available() -> bool:
-    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-
-
-def product(
-    x: Float[Tensor, "row inner"], weight: Float[Tensor, "outer inner"], bias: Float[Tensor, " outer"] | None
-) -> Float[Tensor, "row outer"]:
-    """A linear map, by oneDNN where it can: up to twice as fast as a BLAS that leaves vector units idle."""
-    if _available() and x.device.type == "cpu" and x.dtype == torch.float32:
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-    return nn.functional.linear(x, weight, bias)
 
 
 class _Product:

@@ -16,6 +16,7 @@ from transformers import DynamicCache
 
 from ..model import DuoFFN, LanguageModel
 from ..model.memory import keep_freed
+from ..model.products import Products
 from ..model.routing import in_this_thread
 from ..routes import BIG, SKIP, SMALL
 from .attention import Lockstep, Prefix, Scattered, branch_attention
@@ -68,7 +69,9 @@ class _LeaveOut:
 
 def _through(run: Callable[[Tensor], Tensor], x: Tensor, skipped: Tensor, factor: float, at: At) -> Tensor:
     """The output of a layer for some texts and rows, from its FFN's input and what it is without the FFN."""
-    return torch.add(skipped[at], run(x[at].contiguous()), alpha=factor)
+    with Products():
+        out = run(x[at].contiguous())
+    return torch.add(skipped[at], out, alpha=factor)
 
 
 class _Take:
@@ -187,7 +190,7 @@ class Branches:
             kwargs["position_embeddings"] = tuple(part[..., positions, :] for part in kwargs["position_embeddings"])
         if "position_ids" in kwargs:
             kwargs["position_ids"] = kwargs["position_ids"][..., positions]
-        with branch_attention():
+        with branch_attention(), Products():
             return self.layers[layer](x, attention_mask=prefix, duo_routing=routing, **kwargs)
 
     def _expand(
@@ -287,7 +290,8 @@ def uniform_leaves(
             yield node, x
             return
         routing = _LeaveOut()
-        skipped = layers[level](**{**calls[level], "hidden_states": x, "duo_routing": routing})
+        with Products():
+            skipped = layers[level](**{**calls[level], "hidden_states": x, "duo_routing": routing})
         outputs = routing.outputs(x, skipped, scope)
         for child in range(int(trie.children[level][node]), int(trie.children[level][node + 1])):
             yield from below(level + 1, child, outputs[int(trie.choices[level][child])](slice(None)).view(x.shape))

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from .products import product
+
 
 @dataclass(frozen=True)
 class Head:
@@ -30,7 +32,7 @@ class Head:
     def logits(self, hidden: Float[Tensor, "*any hidden"]) -> Float[Tensor, "*any vocab"]:
         """Logits of the last layer's output, before the final norm."""
         normed = self.norm(hidden.to(self.weight.device, torch.float32))
-        return self.capped(nn.functional.linear(normed, self.weight, self.bias))
+        return self.capped(product(normed, self.weight, self.bias))
 
     def capped(self, logits: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
         """Logits from what the linear map makes."""

@@ -23,6 +23,7 @@ from ..records import Tokens
 from .checkpoint import digest
 from .duo import DuoCausalLM
 from .head import Head
+from .products import Products
 from .routing import in_this_thread
 
 T = TypeVar("T")
@@ -271,7 +272,8 @@ class LanguageModel:
         hook = self.model.final_norm.register_forward_pre_hook(keep)
         try:
             ids = torch.from_numpy(tokens.ids).to(self.device)
-            out = self.model(ids, use_cache=False, logits_to_keep=1, **routing)
+            with Products():
+                out = self.model(ids, use_cache=False, logits_to_keep=1, **routing)
         finally:
             hook.remove()
         return kept[0], out

@@ -19,8 +19,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from ..branching import Branches, Trie, product
+from ..branching import Branches, Trie
 from ..model import Head
+from ..model.products import product
 from .objectives import Columns
 
 TIE_NATS = 1e-6
