@@ -27,14 +27,9 @@ from transformers.models.llama.modeling_llama import (
 )
 
 from ..model import DuoCausalLM, DuoFFN
-from ..model.products import available
+from ..model.products import LARGEST, ROWS, available
 from ..routes import BIG, SKIP, SMALL
 from .attention import Lockstep
-
-ROWS = 1024
-"""Rows that the weights' layout is chosen for."""
-LARGEST = 2**28
-"""Parameters of a model whose layers are fused: they are copied."""
 
 
 def applies(model: DuoCausalLM) -> bool:

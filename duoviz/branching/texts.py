@@ -39,7 +39,8 @@ def _same(x: Tensor) -> Tensor:
 class _LeaveOut:
     """Routing that leaves the FFN out of a layer and keeps its input."""
 
-    def __init__(self) -> None:
+    def __init__(self, products: Products) -> None:
+        self.products = products
         self.ffn: DuoFFN | None = None
         self.ffn_input: Tensor | None = None
 
@@ -63,13 +64,16 @@ class _LeaveOut:
         assert x is not None, "the layer has run"
         x = x.view_as(before)
         untouched = before if skip_scope == "block" else skipped
-        small, big = (partial(_through, run, x, skipped, ffn.residual_factor) for run in (ffn.narrow, ffn.big))
+        ways = self.products, x, skipped, ffn.residual_factor
+        small, big = (partial(_through, run, *ways) for run in (ffn.narrow, ffn.big))
         return {SKIP: lambda at: untouched[at], SMALL: small, BIG: big}
 
 
-def _through(run: Callable[[Tensor], Tensor], x: Tensor, skipped: Tensor, factor: float, at: At) -> Tensor:
+def _through(
+    run: Callable[[Tensor], Tensor], products: Products, x: Tensor, skipped: Tensor, factor: float, at: At
+) -> Tensor:
     """The output of a layer for some texts and rows, from its FFN's input and what it is without the FFN."""
-    with Products():
+    with products:
         out = run(x[at].contiguous())
     return torch.add(skipped[at], out, alpha=factor)
 
@@ -118,6 +122,7 @@ class Branches:
         self.layers: list[Any] = list(lm.model.decoder_layers)
         self._piece = max(1, PIECE // lm.model.family.ffn_width(lm.model.config))  # rows of an FFN at one time
         self._fused = [Fused(layer, skip_scope=lm.skip_scope) for layer in self.layers] if applies(lm.model) else []
+        self._products = Products(lm.model)
         keep_freed()
         cache = DynamicCache()  # without the configuration, which may have it forget what leaves a sliding window
         # of every layer, since Gemma 3 rotates those with a window by another base
@@ -190,7 +195,7 @@ class Branches:
             kwargs["position_embeddings"] = tuple(part[..., positions, :] for part in kwargs["position_embeddings"])
         if "position_ids" in kwargs:
             kwargs["position_ids"] = kwargs["position_ids"][..., positions]
-        with branch_attention(), Products():
+        with branch_attention(), self._products:
             return self.layers[layer](x, attention_mask=prefix, duo_routing=routing, **kwargs)
 
     def _expand(
@@ -245,7 +250,7 @@ class Branches:
         if self._fused and isinstance(prefix, Lockstep):
             outputs = self._fused[level](x, prefix)
         else:
-            routing = _LeaveOut()
+            routing = _LeaveOut(self._products)
             skipped = self._run(level, positions, x, prefix, routing)
             outputs = routing.outputs(x, skipped, self.lm.skip_scope)
         texts, nodes = x.shape[:2]
@@ -280,7 +285,7 @@ def uniform_leaves(
 ) -> Iterator[tuple[int, Float[Tensor, "text token hidden"]]]:
     """The last layer's output when all tokens take one route, leaf by leaf: whole texts, beginnings of routes shared."""
     layers: list[Any] = list(lm.model.decoder_layers)
-    scope = lm.skip_scope
+    scope, products = lm.skip_scope, Products()
     with _calls(layers) as calls:
         lm.model(torch.from_numpy(ids).to(lm.device), use_cache=False, logits_to_keep=1)
     x = calls[0]["hidden_states"]
@@ -289,8 +294,8 @@ def uniform_leaves(
         if level == len(layers):
             yield node, x
             return
-        routing = _LeaveOut()
-        with Products():
+        routing = _LeaveOut(products)
+        with products:
             skipped = layers[level](**{**calls[level], "hidden_states": x, "duo_routing": routing})
         outputs = routing.outputs(x, skipped, scope)
         for child in range(int(trie.children[level][node]), int(trie.children[level][node + 1])):

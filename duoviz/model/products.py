@@ -13,8 +13,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-FEWEST = 16
-"""Rows from which on oneDNN takes over: it lays out the weights anew at each call."""
+FEWEST, LAID_OUT = 16, 4
+"""Rows from which on oneDNN is faster: where it lays out the weights at each call, and where that is done before."""
+ROWS = 1024
+"""Rows that the weights' layout is chosen for."""
+LARGEST = 2**28
+"""Parameters of a model whose weights are laid out before: they are copied."""
 
 
 def available() -> bool:
@@ -23,29 +27,52 @@ def available() -> bool:
 
 
 def product(
-    x: Float[Tensor, "*row inner"], weight: Float[Tensor, "outer inner"], bias: Float[Tensor, " outer"] | None = None
+    x: Float[Tensor, "*row inner"],
+    weight: Float[Tensor, "outer inner"],
+    bias: Float[Tensor, " outer"] | None = None,
+    laid_out: dict[int, Tensor] | None = None,
 ) -> Float[Tensor, "*row outer"]:
-    """`torch.nn.functional.linear`, by oneDNN where that is faster: float32 on the CPU, without gradients."""
+    """`torch.nn.functional.linear`, by oneDNN where that is faster: float32 on the CPU, without gradients.
+
+    Args:
+        x, weight, bias: of the linear map.
+        laid_out: weights as oneDNN wants them, by the id of the weight; what is missing is added.
+    """
     if (
         type(x) is Tensor
         and type(weight) in (Tensor, nn.Parameter)
         and x.device.type == weight.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
-        and x.numel() >= FEWEST * max(1, x.shape[-1])
+        and x.numel() >= (FEWEST if laid_out is None else LAID_OUT) * max(1, x.shape[-1])
         and not torch.is_grad_enabled()
         and not torch.compiler.is_compiling()
         and available()
     ):
+        if laid_out is not None:
+            if id(weight) not in laid_out:
+                laid_out[id(weight)] = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), ROWS)
+            weight = laid_out[id(weight)]
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return nn.functional.linear(x, weight, bias)
 
 
 class Products(TorchFunctionMode):
-    """Inside, `torch.nn.functional.linear` is `product`, in whatever module it is called; in this thread alone."""
+    """Inside, `torch.nn.functional.linear` is `product`, in whatever module it is called; in this thread alone.
+
+    Args:
+        of: a model that runs again and again, whose weights do not change meanwhile: they are laid out once, if they are few
+            enough.
+    """
+
+    def __init__(self, of: nn.Module | None = None) -> None:
+        super().__init__()
+        few = of is not None and sum(one.numel() for one in of.parameters()) <= LARGEST
+        self._laid_out: dict[int, Tensor] | None = {} if few else None
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if func is nn.functional.linear and not kwargs:
-            return product(*args)
+            x, weight, bias = args if len(args) == 3 else (*args, None)
+            return product(x, weight, bias, self._laid_out)
         return func(*args, **(kwargs or {}))
