@@ -178,6 +178,7 @@ _HEAD = (
 :root { color-scheme: light dark; }
 body.jp-Notebook, body { max-width: 1100px; margin: 0 auto; }
 .jp-OutputArea-output { overflow-x: auto; }
+[data-mime-type="application/vnd.jupyter.stderr"] { background: #8882 !important; }
 nav.report { display: flex; flex-wrap: wrap; gap: .3rem 1.5rem; font: 15px/1.5 system-ui, sans-serif;
   padding: .8rem 10px; border-bottom: 1px solid #8885; }
 nav.report a { color: #0a66b0; text-decoration: none; }
