@@ -45,7 +45,7 @@ def keep(executed: Sequence[Path], model: str) -> Path:
     folder = KEPT / Path(model).name
     folder.mkdir(parents=True, exist_ok=True)
     for path in executed:
-        text = path.read_text(encoding="utf-8").replace(f"{places.SHIPPED}/", "")
+        text = path.read_text(encoding="utf-8").replace(f"{places.SHIPPED}/", "").replace(str(path), path.name)
         (folder / path.name).write_text(text, encoding="utf-8")
     return folder
 
