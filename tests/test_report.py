@@ -140,7 +140,7 @@ def write(folder, name, *code, parameter="x: int = 1  # a parameter"):
     nbformat.write(notebook, folder / f"{name}.ipynb")
 
 
-def test_kept_pages_stand_in_where_the_base_of_an_adapter_is_not_here(tmp_path, monkeypatch):
+def test_kept_pages_stand_in_where_the_base_of_an_adapter_is_not_here(tmp_path, tmp_path_factory, monkeypatch):
     base, adapter = tmp_path / "dense", tmp_path / "adapter"
     dense_model("llama", vocab=4096).save_pretrained(base)
     for name in ("tokenizer.json", "tokenizer_config.json"):
@@ -155,8 +155,9 @@ def test_kept_pages_stand_in_where_the_base_of_an_adapter_is_not_here(tmp_path, 
         monkeypatch.setattr(place, "NOTEBOOKS" if place is run else "SHIPPED", folder)
     monkeypatch.setattr(kept, "KEPT", tmp_path / "kept")
     asked, said = {"parameters": {"model": str(adapter)}, "say": lambda line: None}, []
-    report.build(tmp_path / "out", only=["1"], **asked)
-    assert report.keep([tmp_path / "out" / "1-a.ipynb"], "data/adapter") == tmp_path / "kept" / "adapter"
+    out = tmp_path_factory.mktemp("out")
+    report.build(out, only=["1"], **asked)
+    assert report.keep([out / "1-a.ipynb"], "data/adapter") == tmp_path / "kept" / "adapter"
     base.rename(tmp_path / "gone")
     (page,) = report.build(tmp_path / "other", parameters=asked["parameters"], say=said.append)
     assert (page.title, page.parameters, page.error) == ("1-a", {"model": "adapter", "x": 1}, "")
@@ -166,7 +167,8 @@ def test_kept_pages_stand_in_where_the_base_of_an_adapter_is_not_here(tmp_path, 
     assert line.endswith("These pages were made where it was")
     shown = (tmp_path / "other" / "1-a.html").read_text()
     assert f"{len(str(adapter))} adapter 1" in shown.replace("\n", " ")
-    assert str(tmp_path) not in shown + (tmp_path / "other" / "1-a.ipynb").read_text()
+    for path in (tmp_path, out):
+        assert str(path) not in shown + (tmp_path / "other" / "1-a.ipynb").read_text()
     index = (tmp_path / "other" / "index.html").read_text()
     assert "1-a.html" in index
     assert style.escape(line) in index
