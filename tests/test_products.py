@@ -26,12 +26,12 @@ def counted(monkeypatch):
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_product_is_the_linear_map(shape, bias, counted):
     x, own = torch.randn(shape), nn.Linear(8, 5, bias=bias)
-    wanted, laid_out = own(x), {}
+    wanted, laid_out = own(x), {id(own.weight): None}
     with torch.no_grad():
-        for given in (None, laid_out, laid_out):
+        for given in (None, {}, laid_out, laid_out):
             torch.testing.assert_close(product(x, own.weight, own.bias, given), wanted)
-    assert len(counted) == 3
-    assert list(laid_out) == [id(own.weight)]
+    assert len(counted) == 4
+    assert laid_out[id(own.weight)] is not None
 
 
 def test_what_needs_the_own_kernels_of_torch_keeps_them(counted):
@@ -42,7 +42,7 @@ def test_what_needs_the_own_kernels_of_torch_keeps_them(counted):
         for dtype in (torch.float64, torch.bfloat16):
             assert product(x.to(dtype), own.weight.to(dtype), own.bias.to(dtype)).dtype == dtype
         product(x[:15], own.weight, own.bias)
-        product(x[:3], own.weight, own.bias, {})
+        product(x[:3], own.weight, own.bias, {id(own.weight): None})
         assert product(x[:0], own.weight, own.bias).shape == (0, 5)
     assert not counted
 
@@ -72,7 +72,17 @@ def test_weights_are_laid_out_once_for_a_model_that_is_small_enough(most, calls,
                 found = own(x)
             torch.testing.assert_close(found, wanted)
     assert len(counted) == calls
-    assert len(inside._laid_out or ()) == calls // 2
+    assert sum(made is not None for made in inside._laid_out.values()) == calls // 2
+
+
+def test_a_weight_that_is_computed_is_never_taken_for_another():
+    own, x = nn.Sequential(*(nn.Linear(8, 8) for _ in range(6))), torch.randn(32, 8)
+    for one in own:
+        nn.utils.parametrizations.weight_norm(one)
+    wanted = own(x)
+    with torch.no_grad(), Products(own):
+        for _ in range(3):
+            torch.testing.assert_close(own(x), wanted)
 
 
 def test_a_score_is_that_of_the_plain_model(ids, counted):

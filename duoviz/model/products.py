@@ -30,28 +30,31 @@ def product(
     x: Float[Tensor, "*row inner"],
     weight: Float[Tensor, "outer inner"],
     bias: Float[Tensor, " outer"] | None = None,
-    laid_out: dict[int, Tensor] | None = None,
+    laid_out: dict[int, Tensor | None] | None = None,
 ) -> Float[Tensor, "*row outer"]:
     """`torch.nn.functional.linear`, by oneDNN where that is faster: float32 on the CPU, without gradients.
 
     Args:
         x, weight, bias: of the linear map.
-        laid_out: weights as oneDNN wants them, by the id of the weight; what is missing is added.
+        laid_out: weights as oneDNN wants them, by the id of the weight; None where that is to be made. Another weight is laid out
+            at each call: one that is computed, such as that of a parametrised module, has an id for a moment only.
     """
+    known = laid_out is not None and id(weight) in laid_out
     if (
         type(x) is Tensor
         and type(weight) in (Tensor, nn.Parameter)
         and x.device.type == weight.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
-        and x.numel() >= (FEWEST if laid_out is None else LAID_OUT) * max(1, x.shape[-1])
+        and x.numel() >= (LAID_OUT if known else FEWEST) * max(1, x.shape[-1])
         and not torch.is_grad_enabled()
         and not torch.compiler.is_compiling()
         and available()
     ):
-        if laid_out is not None:
-            if id(weight) not in laid_out:
-                laid_out[id(weight)] = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), ROWS)
-            weight = laid_out[id(weight)]
+        if laid_out is not None and known:
+            made = laid_out[id(weight)]
+            if made is None:
+                made = laid_out[id(weight)] = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), ROWS)
+            weight = made
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return nn.functional.linear(x, weight, bias)
 
@@ -66,8 +69,9 @@ class Products(TorchFunctionMode):
 
     def __init__(self, of: nn.Module | None = None) -> None:
         super().__init__()
-        few = of is not None and sum(one.numel() for one in of.parameters()) <= LARGEST
-        self._laid_out: dict[int, Tensor] | None = {} if few else None
+        self._of = [] if of is None else list(of.parameters())  # alive, so that their ids are theirs
+        few = sum(one.numel() for one in self._of) <= LARGEST
+        self._laid_out: dict[int, Tensor | None] = {id(one): None for one in self._of if few and one.ndim == 2}
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
