@@ -77,6 +77,6 @@ def test_bad_input_is_refused(study, tmp_path):
         contest.judged(study, tmp_path)
     done = CliRunner().invoke(app, ["routers", "--kinds", "distil,luck", "--out", str(tmp_path)])
     assert done.exit_code == 2
+    assert "kinds ['luck']: allowed are budget, straight-through" in done.output.replace("\n", " ")
     wrong = CliRunner().invoke(app, ["routers", "--budgets", "two", "--out", str(tmp_path)])
     assert "budgets 'two': give the numbers of big layers" in wrong.output
-    assert "kinds ['luck']: allowed are budget, straight-through" in done.output.replace("\n", " ")

@@ -13,6 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+KEPT = sorted((ROOT / "data" / "reports").glob("*/*.ipynb"))
 MOST_LINES = 14
 MOST_BYTES = 300_000
 WIDGET = "application/vnd.jupyter.widget"
@@ -37,6 +38,14 @@ def cells_with(path, *kinds):
 
 def test_there_are_notebooks():
     assert NOTEBOOKS
+
+
+@pytest.mark.parametrize("path", KEPT, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_executed_notebooks_of_other_models_are_small_and_tell_nothing_of_the_machine(path):
+    assert path.stat().st_size < MOST_BYTES
+    text = path.read_text()
+    assert not any(folder in text for folder in ("/tmp/", "/home/", "/root/", "/work/"))
+    assert not any(out.output_type == "error" for cell in read(path).cells for out in cell.get("outputs", []))
 
 
 @every_notebook

@@ -122,13 +122,15 @@ def oracle(
 def specimen(
     model: Model = "data/smollm2-duo",
     groups: Annotated[int, typer.Option(help="Runs of layers that choose together.")] = 10,
-    documents: Annotated[int, typer.Option(help="Documents of each source.")] = 88,
+    documents: Annotated[
+        int, typer.Option(help="Documents of each source; every position is searched in 48 of them.")
+    ] = 88,
     positions: Annotated[int, typer.Option(help="Positions of each document, evenly spaced.")] = 8,
     out: Annotated[Path, typer.Option(help="Folder of the tables; notebook 7 reads data/specimen.")] = Path(
         "runs/specimen"
     ),
 ) -> None:
-    """Measure on a real model what notebooks 3 and 7 find on the small one (an hour on two cores)."""
+    """Measure on a real model what notebooks 3 and 7 find on the small one (two hours on two cores)."""
     from ..study import specimen as real
 
     real.write(real.measured(model, groups=groups, documents=documents, positions=positions), out)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from .. import claims, corpus, frames, places, store
@@ -50,9 +51,8 @@ def measured(
         lucky.append(frames.luck_gains(study.luck(source, positions=positions), tokens))
         searches.append(frames.searched(study.landscapes(source, positions=positions), tokens))
         said += findings(whole.survey(source, context="reference:big"), whole.tokens(source))
-    return dict(
-        zip(NAMES, (pd.concat(lucky, ignore_index=True), pd.concat(searches, ignore_index=True), claims.table(said)))
-    )
+    luck, searching = (pd.concat(tables, ignore_index=True) for tables in (lucky, searches))
+    return {"luck": luck, "searches": searching, "findings": claims.table(said)}
 
 
 def findings(found: Mapping[str, Curve], tokens: Tokens) -> list[claims.Claim]:
@@ -66,17 +66,16 @@ def findings(found: Mapping[str, Curve], tokens: Tokens) -> list[claims.Claim]:
     """
     budgets = found["nll"].budgets
     few, third = int(budgets[1]), int(budgets[abs(budgets - budgets[-1] / 3).argmin()])
-    gain = {
-        (name, k): found[name].loss_nats[-1] - found[name].at(k)[0]
-        for name in ("nll", "null", "expected")
-        for k in (few, third)
-    }
+
+    def gain(name: str, k: int) -> np.ndarray:
+        return found[name].loss_nats[-1] - found[name].at(k)[0]
+
+    beyond = gain("nll", third) - gain("null", third)
     asked = {
-        "the fewest big layers under the oracle beat all big": gain["nll", few],
-        "a third of the layers big under the oracle beats all big": gain["nll", third],
-        "with a third of the layers big the oracle gains more than on made-up tokens": gain["nll", third]
-        - gain["null", third],
-        "a third of the layers big, chosen without the answer, beats all big": gain["expected", third],
+        "the fewest big layers under the oracle beat all big": gain("nll", few),
+        "a third of the layers big under the oracle beats all big": gain("nll", third),
+        "with a third of the layers big the oracle gains more than on made-up tokens": beyond,
+        "a third of the layers big, chosen without the answer, beats all big": gain("expected", third),
     }
     return [claims.claim(text, more, tokens.documents, source=tokens.source) for text, more in asked.items()]
 

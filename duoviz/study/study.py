@@ -174,9 +174,9 @@ class Study:
     def fixed(self, source: str, *, null: bool = False) -> records.Curve:
         """The fixed routes, scored on a source (figure 4), or on the targets drawn for its null control."""
         tokens, chosen = self.tokens(source), self.fixed_routes(source)
-        every = np.stack([oracle.same_for_all(tokens, route) for route in chosen])
 
         def scored(_: oracle.Keep) -> Tables:
+            every = np.stack([oracle.same_for_all(tokens, route) for route in chosen])
             targets = oracle.sample_targets(self.lm, tokens, seed=self.seed) if null else None
             losses = np.stack([self.lm.score(tokens, route, targets=targets) for route in chosen])
             curve = records.Curve("fixed", "uniform", (chosen == routes.BIG).sum(1), losses, every)
