@@ -26,6 +26,19 @@ def test_the_products_are_the_work_of_the_trie():
     assert multiplied + attended == pytest.approx(measures._work(lm, tokens))
 
 
+def test_the_products_of_a_search_are_noted_and_sampled():
+    """Those of a search by paths are its work but for the attention; the passes before it and after it are few."""
+    lm, tokens = tiny_model(vocab=600, layers=6), Tokens.of(np.arange(18).reshape(2, 9) % 61)
+    with products.noted() as shapes:
+        found = real._curve(lm, tokens, Space(6), "paths-2")
+    multiplied = sum(2 * rows * inner * outer for rows, inner, outer in shapes)
+    assert 0.9 < multiplied / found.effort.flops < 1.3
+    drawn = products.sample(shapes)
+    assert len(drawn) == min(products.SAMPLED, len(shapes))
+    assert {(len(x), *reversed(w.shape)) for x, w in drawn} <= set(shapes)
+    assert len(products.ways(drawn)) == 3
+
+
 def test_sides_are_timed_in_turn_and_the_first_round_does_not_count():
     calls = []
     fast, slow = products.timed([lambda: calls.append("a"), lambda: calls.append("b") or time.sleep(0.01)], 2)

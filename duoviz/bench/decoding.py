@@ -27,9 +27,8 @@ PROMPT = 16
 STEPS = 12
 STOCK, WHOLE = "transformers, dense", "all big"
 
-SAID = """A step of `generate` with {of}. In each cell: its time; how many times faster it is than
-all big; the share of the big FFNs that at least one of the texts takes; and the share of the time that reading what it
-touches would take."""
+SAID = """A step of `generate` with {of}. In each cell: its time; how many times faster it is than all big; the share of the big
+FFNs that at least one of the texts takes; and the share of the time that reading what it touches would take."""
 
 
 @dataclass(frozen=True)

@@ -6,21 +6,18 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from functools import partial
 from typing import Any
 from unittest.mock import patch
 
 import numpy as np
-import torch
 
 from .. import oracle
 from ..branching import Trie
 from ..model import LanguageModel
-from ..model.products import product
 from ..oracle import leaves
 from ..records import Curve, Tokens
 from ..routes import Space
-from .products import BOUNDING, multiply, timed, trie_products, work_of
+from .products import BOUNDING, noted, sample, timed, trie_products, ways, work_of
 from .table import Row
 
 GROUPS = 10
@@ -52,9 +49,7 @@ def searches(lm: LanguageModel, tokens: Tokens, *, groups: int = GROUPS) -> Iter
     head = 2 * shape[0] * (finished * shape[1] + space.count() * BOUNDING)
     work = exact.effort.flops / scored - space.count() * 2 * shape[0] * shape[1] + head
     products = list(trie_products(lm, Trie(space.enumerate()), texts=len(few)))
-    rate = work_of(products) / min(
-        timed([partial(multiply, products, by) for by in (torch.nn.functional.linear, product)], 1)
-    )
+    rate = work_of(products) / min(timed(ways(products), 1))
     del products
     yield Row(f"matrix products at the shapes of {name}, the faster of two libraries", rate / 1e9, "GFLOP/s")
     limit = "limit: FLOPs / product rate"
@@ -68,10 +63,14 @@ def searches(lm: LanguageModel, tokens: Tokens, *, groups: int = GROUPS) -> Iter
         share = found.effort.flops / exact.effort.flops
         tried = f"{method} over {groups} groups: mean regret of all budgets after {found.effort.routes:.0f} routes"
         yield Row(tried, float(regret), "nats", share, "FLOPs of exact")
-    deep = _curve(lm, few, Space(lm.layers, "SB"), "paths-1")
+    with noted() as shapes:
+        deep = _curve(lm, few, Space(lm.layers, "SB"), "paths-1")
     each, flops = deep.effort.seconds / scored, deep.effort.flops / scored
+    some = sample(shapes)
+    rate = work_of(some) / min(timed(ways(some), 1))
     yield Row(f"paths-1 over {lm.layers} layers, all {lm.layers + 1} budgets of a token", float(each), "s")
-    yield Row("its work", flops / 1e12, "TFLOP", float(each / (flops / rate)), limit)
+    own = f"its work, of which {len(some)} of {len(shapes):,} products alone run at {rate / 1e9:.3g} GFLOP/s"
+    yield Row(own, flops / 1e12, "TFLOP", float(each / (flops / rate)), limit)
 
 
 def _curve(lm: LanguageModel, tokens: Tokens, space: Space, method: str) -> Any:

@@ -108,6 +108,11 @@ def token_ticks(pieces: Sequence[str], places: np.ndarray, *, title: str) -> dic
     return axis | named if len(pieces) <= NAMED else {"title": f"{title} (position)"}
 
 
+def layer_step(layers: int) -> int:
+    """Layers from one tick to the next where a panel is low."""
+    return 3 * -(-layers // 16)
+
+
 def policy_name(policy: str) -> str:
     """A policy's name in a legend, escaped."""
     name, replayed, _ = policy.partition(", replayed")

@@ -257,7 +257,8 @@ def intervals(table: pd.DataFrame, *, x: str, title: str) -> go.Figure:
         look.dots(figure, part, [style.escape(name) for name in part["name"]], number=number, value="mean")
     figure.update_xaxes(title=style.escape(x))
     figure.update_yaxes(autorange="reversed", automargin=True)
-    height = 170 + 45 * table["name"].nunique()
+    rows = table["name"].nunique()
+    height = 170 + (45 if rows <= 16 else 22) * rows
     figure = look.finish(figure, title=title, note=f"{look.counted(table)}; bars: 95 % intervals", height=height)
     return figure.update_layout(scattermode="group", title={"xref": "container", "pad": {"l": 20}})
 

@@ -140,7 +140,7 @@ def route_maps(
     figure.update_xaxes(range=[-0.5, min(window, len(labels)) - 0.5], showgrid=False)
     places = np.arange(len(labels), dtype=np.int32)
     figure.update_xaxes(**look.token_ticks(labels, places, title="input token"), row=len(routes))
-    figure.update_yaxes(title="layer", dtick=3)
+    figure.update_yaxes(title="layer", dtick=look.layer_step(routes[0][1].shape[1]))
     shown = min(window, len(labels))
     note = f"one text, first {shown} of {len(labels)} positions{'; drag for more' if shown < len(labels) else ''}"
     return look.finish(figure, title=title, note=note, height=160 + 190 * len(routes)).update_layout(margin={"b": 120})
@@ -189,7 +189,9 @@ def route_comparison(
     figure.update_xaxes(range=around(selected, len(labels)), showgrid=False)
     places = np.arange(len(labels), dtype=np.int32)
     figure.update_xaxes(**look.token_ticks(labels, places, title="predicted token"), row=3)
-    figure.update_yaxes(dtick=3, showgrid=False, zeroline=False, title="layer", fixedrange=True)
+    figure.update_yaxes(
+        dtick=look.layer_step(first.shape[1]), showgrid=False, zeroline=False, title="layer", fixedrange=True
+    )
     note = f"one text of {len(labels)} positions{'; drag for more' if len(labels) > WINDOW else ''}"
     return look.finish(figure, title=title, note=note, height=500).update_layout(margin={"b": 110})
 

@@ -38,10 +38,11 @@ def token_losses(tokens: Tokens, losses: Mapping[str, np.ndarray]) -> pd.DataFra
 
 
 def curve(record: Curve, tokens: Tokens) -> pd.DataFrame:
-    """One row per budget and scored position: policy, context, budget, seq, position, loss_nats, margin_nats, minimised (in
-    the unit of what was), route, replay_error_nats (of the budget)."""
+    """One row per budget and scored position: policy, context, budget, seq, position, loss_nats, margin_nats (to three
+    digits), minimised (in the unit of what was; left out where it is the loss), route, replay_error_nats (of the budget)."""
     rows = []
     seqs, places = np.nonzero(tokens.scored)
+    own = record.minimised is not None and not np.array_equal(record.minimised, record.loss_nats, equal_nan=True)
     for k, budget in enumerate(record.budgets):
         margin, least = (
             np.nan if each is None else each[k][tokens.scored] for each in (record.margin_nats, record.minimised)
@@ -54,8 +55,8 @@ def curve(record: Curve, tokens: Tokens) -> pd.DataFrame:
                     "seq": seqs.astype(np.int32),
                     "position": places.astype(np.int32),
                     "loss_nats": record.loss_nats[k][tokens.scored],
-                    "margin_nats": margin,
-                    "minimised": least,
+                    "margin_nats": _rounded(margin),
+                    **({"minimised": least} if own else {}),
                     "route": routes.to_texts(record.routes[k][tokens.scored]),
                     "replay_error_nats": error,
                 }
@@ -77,11 +78,10 @@ def curve_from_frame(table: pd.DataFrame, tokens: Tokens) -> Curve:
     shape = (len(budgets), *tokens.scored.shape)
     _check_rows(table, int(tokens.scored.sum()) * len(budgets))
     place = np.searchsorted(budgets, table["budget"]), table["seq"].to_numpy(), table["position"].to_numpy()
-    optional: dict[str, Any] = {  # a table stored by an earlier version has fewer columns
-        name: _dense(shape, place, table[name])
-        for name in ("margin_nats", "minimised")
-        if name in table and table[name].notna().any()
-    }
+    optional: dict[str, Any] = {}
+    if table["margin_nats"].notna().any():  # it was searched
+        least = table["minimised" if "minimised" in table else "loss_nats"]
+        optional = {"margin_nats": _dense(shape, place, table["margin_nats"]), "minimised": _dense(shape, place, least)}
     errors = table.groupby("budget")["replay_error_nats"].first().to_numpy()
     return Curve(
         name=str(table["policy"].iloc[0]),
@@ -102,7 +102,7 @@ def found(record: Found, tokens: Tokens) -> pd.DataFrame:
             "seq": seqs.astype(np.int32),
             "position": places.astype(np.int32),
             "loss_nats": record.loss_nats[tokens.scored],
-            "margin_nats": record.margin_nats[tokens.scored],
+            "margin_nats": _rounded(record.margin_nats[tokens.scored]),
             "route": routes.to_texts(record.routes[tokens.scored]),
             "replay_error_nats": record.replay_error,
             "evaluated": record.effort.routes if record.effort else np.nan,
@@ -145,6 +145,11 @@ def tidy(table: pd.DataFrame, tokens: Tokens) -> pd.DataFrame:
         counts = np.array([text.count(letter) for text in texts.cat.categories], np.int16)
         joined[name] = counts[texts.cat.codes]
     return joined.assign(route=texts)
+
+
+def _rounded(margin: Any) -> Any:
+    """To the digits of float16, which take half the room on disk."""
+    return np.float16(margin).astype(np.float32)
 
 
 def _check_rows(table: pd.DataFrame, wanted: int) -> None:
