@@ -364,13 +364,15 @@ def test_fixed_routes_are_searched_without_trying_all(monkeypatch):
         oracle.fixed(lm, ids, method="random-5")
 
 
-def test_a_dear_search_is_timed_at_one_position(lm, ids, monkeypatch):
+def test_a_dear_search_is_timed_at_few_positions(lm, ids, monkeypatch):
     module, searched = sys.modules["duoviz.oracle.search"], []
     monkeypatch.setattr(module, "search", lambda lm, part, *args, **ways: searched.append(int(part.scored.sum())))
     assert oracle.measured_rate(lm, ids, context="reference:big") > 0
-    monkeypatch.setattr(module, "PROBE_FLOPS", 1.0)
-    assert oracle.measured_rate(lm, ids, context="reference:big") > 0
-    assert searched == [1, 3 * len(ids), 1, 1]
+    each = oracle.estimate(lm, ids[:1, :2], Space(4), context="reference:big")
+    for most in (4 * each, each):
+        monkeypatch.setattr(module, "PROBE_FLOPS", most)
+        assert oracle.measured_rate(lm, ids, context="reference:big") > 0
+    assert searched == [1, 3 * len(ids), 1, 3, 1, 1]
 
 
 def test_unscored_positions_are_marked(lm):

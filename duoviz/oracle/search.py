@@ -26,8 +26,8 @@ from .passes import Setting, Way, check_space, reference_routes
 
 PROBE_TOKENS = 4
 """Of each text, in the run that measures how fast a search is."""
-PROBE_FLOPS = 2e12
-"""What that run may cost, some ten seconds of two cores; where it would be more, one position is searched."""
+PROBE_FLOPS = 4e12
+"""What that run may cost, some twenty seconds of two cores; where it would be more, one text is searched, or one position."""
 MOST_REPLAY_ERROR = {torch.float32: 1e-3, torch.bfloat16: 0.5, torch.float16: 0.5}
 """Nats between a search and an ordinary forward pass, by the dtype of the weights. The shipped model's differ by up to 5e-6 in
 float32, 0.08 in bfloat16 and 0.013 in float16 (4 texts of 32 tokens); an adapter that the search overlooked made 2.5."""
@@ -193,7 +193,7 @@ def measured_rate(
     objective: str = "nll",
     setting: Setting = Setting(),
 ) -> float:
-    """FLOPs a second on this machine, from a search over a few tokens that is thrown away: over one where it is dear.
+    """FLOPs a second on this machine, from a search over a few tokens that is thrown away: over fewer where it is dear.
 
     With `estimate_curve` it says how long a search will take. The first run only warms up: it lays out weights and memory.
     """
@@ -204,9 +204,8 @@ def measured_rate(
     else:
         space = choices if isinstance(choices, Space) else Space(lm.layers, choices)
     setting = replace(setting, quiet=True, watch=unwatched)
-    one = tokens[:1].cut(2)
-    if estimate(lm, tokens, space, **ways) > PROBE_FLOPS:
-        tokens = one
+    one, sizes = tokens[:1].cut(2), (tokens, tokens[:1])
+    tokens = next((part for part in sizes if estimate(lm, part, space, **ways) <= PROBE_FLOPS), one)
     for part in (one, tokens):
         began = time.perf_counter()
         search(lm, part, space, objective=objective, setting=setting, **ways)
