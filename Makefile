@@ -3,6 +3,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --root-user-action ignore
 EVAL := .venv/eval/.ready
+LONG := $(wildcard tests/test_s*.py) tests/test_training.py
 PAGES := tests/test_report.py $(wildcard tests/test_browser_*) tests/test_families.py tests/test_evaluation.py
 DEVICE ?= cuda
 OUT ?= runs/gpu
@@ -28,9 +29,11 @@ test: lint $(EVAL) $(SMOLLM2)  ## lint and the whole test suite, two halves of i
 
 unit: $(READY) $(EVAL) $(SMOLLM2)
 	@echo "tests"
-	@$(BIN)/python -m pytest $(addprefix --ignore ,$(PAGES))
+	@$(BIN)/python -m pytest $(addprefix --ignore ,$(LONG) $(PAGES))
 
-pages: $(READY)  # whole reports, what is seen of them in a browser, and that notebooks still print what is in them; families and tasks too
+pages: $(READY) $(EVAL) $(SMOLLM2)  # what takes longest: studies and training, whole reports, pages in a browser, families; that notebooks still print what is in them
+	@echo "studies and training"
+	@$(BIN)/python -m pytest $(LONG)
 	@echo "reports, pages in a browser, families of models, and tasks"
 	@$(BIN)/python -m pytest $(PAGES)
 	@echo "notebooks, executed again and compared"
