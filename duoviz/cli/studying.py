@@ -114,11 +114,8 @@ def oracle(
     out.mkdir(parents=True, exist_ok=True)
     table.to_parquet(out / "routes.parquet", index=False)
     print(frames.curve_summary([curve], tokens).to_string(index=False))
-    differ = f"{curve.replay_error.max():.1e} nats from one ordinary forward pass"
-    if context.startswith("reference"):
-        print(f"up to {differ} in which the earlier tokens take their routes too: the price of leaving the context")
-    else:
-        print(f"replay: at most {differ}")
+    away = " (there the earlier tokens take their routes too, not the reference)" if context.startswith("ref") else ""
+    print(f"replay: at most {curve.replay_error.max():.1e} nats from one ordinary forward pass{away}")
     print(f"{len(table):,} routes with their tokens: {out / 'routes.parquet'}")
 
 
