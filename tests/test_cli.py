@@ -10,9 +10,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from conftest import dense_model, files_of_at_most, tiny_model
+from conftest import dense_model, files_of_at_most, own_folder
 from safetensors.torch import load_file
-from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
 from duoviz import store
@@ -89,8 +88,7 @@ def test_oracle_ties_layers_and_holds_others(tmp_path):
 
 
 def test_oracle_and_router_take_a_dense_model_and_let_it_skip(tmp_path):
-    dense_model("gpt2", vocab=4096, context=128).save_pretrained(tmp_path / "own")
-    AutoTokenizer.from_pretrained(ROOT / "data" / "duo-tiny").save_pretrained(tmp_path / "own")
+    own_folder(tmp_path / "own", dense_model("gpt2", vocab=4096, context=128))
     given = ("--model", tmp_path / "own", "--out", tmp_path / "out")
     done = run("oracle", "--documents", 1, "--length", 5, *given)
     assert done.exit_code == 0, done.output
@@ -149,11 +147,8 @@ def test_bad_input_ends_in_one_line(words, message, tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def deep(tmp_path_factory):
-    """A Duo folder of 16 layers: 65,536 routes."""
-    folder = tmp_path_factory.mktemp("deep")
-    tiny_model(layers=16, hidden=16, vocab=4096).model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(ROOT / "data" / "duo-tiny").save_pretrained(folder)
-    return folder
+    """A Duo folder of 12 layers."""
+    return own_folder(tmp_path_factory.mktemp("deep"), layers=12, hidden=16)
 
 
 @pytest.mark.parametrize("method", ["beam", "descent"])
@@ -162,12 +157,11 @@ def test_a_deep_model_is_searched_and_replays(deep, tmp_path, method):
     done = run("oracle", *words)
     assert done.exit_code == 0, done.output
     assert float(re.search(r"replay: at most (\S+) nats", done.output).group(1)) < 1e-4
-    assert pd.read_parquet(tmp_path / "routes.parquet")["route"].str.len().eq(16).all()
+    assert pd.read_parquet(tmp_path / "routes.parquet")["route"].str.len().eq(12).all()
 
 
 def test_a_search_that_was_killed_goes_on_and_is_bit_equal(tmp_path):
-    tiny_model(layers=6, vocab=4096).model.save_pretrained(tmp_path / "own")
-    AutoTokenizer.from_pretrained(ROOT / "data" / "duo-tiny").save_pretrained(tmp_path / "own")
+    own_folder(tmp_path / "own", layers=4)
     words = [
         "oracle",
         "--model",
@@ -179,7 +173,7 @@ def test_a_search_that_was_killed_goes_on_and_is_bit_equal(tmp_path):
         while len(parts := list((tmp_path / "killed").glob("survey-*.parts/*.npz"))) < 5 and process.poll() is None:
             time.sleep(0.02)
         process.kill()
-    assert 5 <= len(parts) < 28  # of seven budgets and four texts
+    assert 5 <= len(parts) < 20  # of five budgets and four texts
     stamps = {path: path.stat().st_mtime_ns for path in parts}
     computed = []
     store.Store.part = spied(store.Store.part, computed)
@@ -187,7 +181,7 @@ def test_a_search_that_was_killed_goes_on_and_is_bit_equal(tmp_path):
         assert run(*words, tmp_path / "killed").exit_code == 0
     finally:
         store.Store.part = store.Store.part.__wrapped__
-    assert len(computed) <= 28 - len(stamps)
+    assert len(computed) <= 20 - len(stamps)
     assert run(*words, tmp_path / "whole").exit_code == 0
     resumed, whole = (pd.read_parquet(tmp_path / name / "routes.parquet") for name in ("killed", "whole"))
     pd.testing.assert_frame_equal(resumed, whole, check_exact=True)
@@ -197,8 +191,7 @@ def test_a_search_that_was_killed_goes_on_and_is_bit_equal(tmp_path):
 @pytest.mark.parametrize("command", ["convert", "router"])
 def test_a_full_disk_ends_in_one_line_and_nothing_is_lost(command, tmp_path):
     """Whatever it is that cannot be written, a repeated command ends where it would have ended."""
-    dense_model("gpt2", vocab=4096, context=128).save_pretrained(tmp_path / "own")
-    AutoTokenizer.from_pretrained(ROOT / "data" / "duo-tiny").save_pretrained(tmp_path / "own")
+    own_folder(tmp_path / "own", dense_model("gpt2", vocab=4096, context=128))
     (tmp_path / "words.txt").write_text("some words of training text, and more of them. " * 400)
     words = [command, "--model", tmp_path / "own", "--sources", f"file:{tmp_path / 'words.txt'}", "--tokens", 1024]
     words += ["--micro-rows", 1] if command == "convert" else ["--big", 0.5, "--skip", 0.5]

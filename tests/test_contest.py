@@ -1,7 +1,8 @@
-"""Routers of several kinds and seeds for the shipped model: trained, judged, and the best of each kept. All of it very short."""
+"""Routers of several kinds and seeds for one model: trained, judged, and the best of each kept. All of it very short."""
 
 import numpy as np
 import pytest
+from conftest import own_folder
 from typer.testing import CliRunner
 
 from duoviz import router
@@ -23,13 +24,15 @@ def trained(tmp_path_factory):
     text.write_text(" ".join(f"word {i % 97} and {i % 13} more, {i % 7} times" for i in range(3000)))
     said = []
     ways = {"budgets": (2,), "kinds": KINDS, "seeds": 2, "tokens": 4096, "sources": [f"file:{text}"]}
-    contest.train("data/duo-tiny", folder / "out", **ways, say=said.append)
+    contest.train(str(own_folder(folder / "own", context=256)), folder / "out", **ways, say=said.append)
     return folder / "out", said, ways
 
 
 @pytest.fixture
-def study(tmp_path):
-    return Study(documents=3, length=24, results=tmp_path, sources=("shipped-prose",))
+def study(trained, tmp_path):
+    return Study(
+        model=str(trained[0].parent / "own"), documents=3, length=24, results=tmp_path, sources=("shipped-prose",)
+    )
 
 
 def test_what_was_trained_is_not_trained_again(trained):
@@ -39,7 +42,7 @@ def test_what_was_trained_is_not_trained_again(trained):
     assert said == [f"{name}, 2 big, seed {seed}" for name, seed in runs]
     (out / "distil-2" / "1" / "router.json").rename(out / "router.json")
     again = []
-    contest.train("data/duo-tiny", out, **ways, say=again.append)
+    contest.train(str(out.parent / "own"), out, **ways, say=again.append)
     assert again == ["distil, 2 big, seed 1"]
     assert (out / "distil-2" / "1" / "router.json").read_bytes() == (out / "router.json").read_bytes()
 
@@ -48,7 +51,7 @@ def test_a_router_that_was_trained_in_another_way_is_not_taken_for_it(trained):
     out, _, ways = trained
     for changed in ({"tokens": 40_000}, {"kinds": {"distil": {"kind": "distil", "units": 3}}}):
         with pytest.raises(ValueError, match="holds another router"):
-            contest.train("data/duo-tiny", out, **(ways | changed), say=lambda line: None)
+            contest.train(str(out.parent / "own"), out, **(ways | changed), say=lambda line: None)
 
 
 def test_they_are_judged_together_and_the_best_are_kept(trained, study, tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+from conftest import own_folder
 
 from duoviz import frames, oracle, router, style
 from duoviz.inspector import STATISTICS, Cancelled, Engine, Question, static
@@ -114,7 +115,11 @@ def test_routes_are_changed_and_changed_back(inspector):
     assert inspector.status == "nothing to undo"
 
 
-def test_the_view_as_python_makes_it_again(inspector, study):
+@pytest.mark.parametrize("context", ["reference:big", "committed"])
+def test_the_view_as_python_makes_it_again(context, tmp_path):
+    own = own_folder(tmp_path / "own", layers=5)
+    study = Study(model=str(own), documents=2, length=10, sources=(SOURCE,), results=tmp_path / "results")
+    inspector = study.inspector(SOURCE, budget=3, context=context)
     inspector.statistic, inspector.budget = "oracle loss" if "oracle loss" in STATISTICS else inspector.statistic, 4
     inspector.select(document=1, token=9, layer=2)
     inspector.cycle(3)

@@ -12,8 +12,7 @@ import pandas as pd
 import psutil
 import pytest
 import torch
-from conftest import files_of_at_most, tiny_model
-from transformers import AutoTokenizer
+from conftest import files_of_at_most, own_folder
 from typer.testing import CliRunner
 
 from duoviz import evaluation
@@ -39,10 +38,7 @@ def one_thread():
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A Duo folder of seven layers."""
-    place = tmp_path_factory.mktemp("sweep") / "own"
-    tiny_model(layers=7, vocab=4096).model.save_pretrained(place)
-    AutoTokenizer.from_pretrained(ROOT / "data" / "duo-tiny").save_pretrained(place)
-    return place
+    return own_folder(tmp_path_factory.mktemp("sweep") / "own", layers=7)
 
 
 def asked(folder, out, *, shards=SHARDS, context="reference:big", documents=DOCUMENTS, length=LENGTH):
