@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import own_folder
 
 from duoviz import claims, figures, frames, oracle, router
 from duoviz.oracle import OBJECTIVES
@@ -17,8 +18,8 @@ def study(tmp_path):
     return Study(documents=2, length=5, results=tmp_path, sources=("shipped-prose",))
 
 
-def test_what_was_found_before_an_interruption_is_kept(study, monkeypatch):
-    asked, survey = [], oracle.survey
+def test_what_was_found_before_an_interruption_is_kept(study, tmp_path, monkeypatch):
+    study, asked, survey = replace(study, model=str(own_folder(tmp_path / "own"))), [], oracle.survey
 
     def interrupted(lm, tokens, *, objectives, **ways):
         asked.append(objectives)
