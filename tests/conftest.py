@@ -26,7 +26,8 @@ FLAGS = [
 
 
 def pytest_collection_modifyitems(items):
-    """Browser tests come last: Playwright leaves an event loop running in this thread, where others expect none."""
+    """Browser tests, which have files of their own, come last: Playwright leaves an event loop running in this thread, where
+    others expect none."""
     items.sort(key=lambda item: item.path.name.startswith("test_browser"))
 
 
@@ -70,6 +71,13 @@ def own_folder(folder, made=None, **shape):
     (made or tiny_model(vocab=4096, **shape).model).save_pretrained(folder)
     AutoTokenizer.from_pretrained(places.SHIPPED / "data" / "duo-tiny").save_pretrained(folder)
     return folder
+
+
+def every(history, position, candidates):
+    """The routes of all texts with every candidate in turn at one position: int8 `[candidate x text, position, layer]`."""
+    given = np.tile(history, (len(candidates), 1, 1))
+    given[:, position] = np.repeat(candidates, len(history), 0)
+    return given
 
 
 @pytest.fixture(scope="session")

@@ -46,9 +46,8 @@ def test_sides_are_timed_in_turn_and_the_first_round_does_not_count():
 
 
 def test_the_expanded_cache_is_timed_in_a_process_of_its_own(tmp_path):
-    assert (
-        0 < measures._in_own_process("expanded_seconds", str(own_folder(tmp_path, layers=9, context=128)), "cpu") < 60
-    )
+    own = own_folder(tmp_path, layers=9, context=128)  # at least as many routes as copies
+    assert 0 < measures._in_own_process("expanded_seconds", str(own), "cpu") < 60
 
 
 def test_a_sweep_of_two_workers_is_set_beside_one(tmp_path):

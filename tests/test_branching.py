@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_model
+from conftest import every, tiny_model
 
 from duoviz import oracle
 from duoviz.branching import Branches, Lockstep, Trie, attend, over_prefix, portable_over_prefix, texts
@@ -19,11 +19,10 @@ SHAPES = [
 
 
 def naive(lm, ids, history, position, candidates):
-    """Outputs of the last layer at one position, from an ordinary forward pass for each candidate: `[seq, route, hidden]`."""
-    given = np.tile(history, (len(candidates), 1, 1))
-    given[:, position] = np.repeat(candidates, len(ids), 0)
+    """Outputs of the last layer at one position, each candidate in a text of its own in one ordinary forward pass:
+    `[seq, route, hidden]`."""
     texts = Tokens.of(np.tile(ids, (len(candidates), 1)))
-    found = lm.hidden(texts, duo_routes=torch.from_numpy(given))[:, position]
+    found = lm.hidden(texts, duo_routes=torch.from_numpy(every(history, position, candidates)))[:, position]
     return found.unflatten(0, (-1, len(ids))).transpose(0, 1)
 
 

@@ -147,8 +147,8 @@ def test_bad_input_ends_in_one_line(words, message, tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def deep(tmp_path_factory):
-    """A Duo folder of 12 layers."""
-    return own_folder(tmp_path_factory.mktemp("deep"), layers=12, hidden=16)
+    """A Duo folder of 13 layers, one more than the shipped model has."""
+    return own_folder(tmp_path_factory.mktemp("deep"), layers=13, hidden=16)
 
 
 @pytest.mark.parametrize("method", ["beam", "descent"])
@@ -157,7 +157,7 @@ def test_a_deep_model_is_searched_and_replays(deep, tmp_path, method):
     done = run("oracle", *words)
     assert done.exit_code == 0, done.output
     assert float(re.search(r"replay: at most (\S+) nats", done.output).group(1)) < 1e-4
-    assert pd.read_parquet(tmp_path / "routes.parquet")["route"].str.len().eq(12).all()
+    assert pd.read_parquet(tmp_path / "routes.parquet")["route"].str.len().eq(13).all()
 
 
 def test_a_search_that_was_killed_goes_on_and_is_bit_equal(tmp_path):

@@ -56,14 +56,14 @@ def test_a_router_that_was_trained_in_another_way_is_not_taken_for_it(trained):
 
 def test_they_are_judged_together_and_the_best_are_kept(trained, study, tmp_path, monkeypatch):
     out, *_ = trained
-    monkeypatch.setattr("duoviz.study.study.CALIBRATION", 2)
+    monkeypatch.setattr("duoviz.study.study.CALIBRATION", 8)
     tables = contest.judged(study, out)
     judged, policies = tables["judged"], tables["policies"]
     assert set(judged["name"]) == set(KINDS)
     own = judged[judged["control"] == ""]
     assert own.groupby("name").size().to_dict() == {"distil": 2, "shuffled labels": 1, "threshold": 1}
     assert (judged[judged["control"] != ""]["seed"] == 0).all()  # their own controls are run once
-    assert (own["realised_big"] - own["asked_big"]).abs().max() < 2
+    assert (own["realised_big"] - own["asked_big"]).abs().max() < 2 / 3
     for row in policies.to_dict("records"):
         fixed, curve = study.fixed("shipped-prose"), study.survey("shipped-prose", ("nll", "expected"))
         loss = curve[{"oracle": "nll", "label-free": "expected"}[row["policy"]]].at(row["asked"])[0]

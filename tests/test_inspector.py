@@ -120,7 +120,7 @@ def test_the_view_as_python_makes_it_again(context, tmp_path):
     own = own_folder(tmp_path / "own", layers=5)
     study = Study(model=str(own), documents=2, length=10, sources=(SOURCE,), results=tmp_path / "results")
     inspector = study.inspector(SOURCE, budget=3, context=context)
-    inspector.statistic, inspector.budget = "oracle loss" if "oracle loss" in STATISTICS else inspector.statistic, 4
+    inspector.statistic, inspector.budget = "loss oracle", 4
     inspector.select(document=1, token=9, layer=2)
     inspector.cycle(3)
     made = {}

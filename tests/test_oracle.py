@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import dense_model, tiny_model
+from conftest import dense_model, every, tiny_model
 
 from duoviz import oracle, routes
 from duoviz.branching import Branches, Trie
@@ -18,17 +18,10 @@ SHAPES = [{}, {"layers": 3, "heads": 4, "kv_heads": 4}, {"layers": 3, "skip_scop
 
 
 def brute(lm, ids, history, position, candidates, targets=None):
-    """Loss of every candidate at one position, from an ordinary forward pass of a text for each: `[route, seq]`."""
+    """Loss of every candidate at one position, each in a text of its own in one ordinary forward pass: `[route, seq]`."""
     many = None if targets is None else np.tile(targets, (len(candidates), 1))
     given = every(history, position, candidates)
     return lm.score(np.tile(ids, (len(candidates), 1)), given, targets=many)[:, position].reshape(-1, len(ids))
-
-
-def every(history, position, candidates):
-    """The history of all texts with every candidate in turn at one position: `[route x seq, position, layer]`."""
-    given = np.tile(history, (len(candidates), 1, 1))
-    given[:, position] = np.repeat(candidates, len(history), 0)
-    return given
 
 
 @pytest.mark.parametrize("shape", SHAPES)
