@@ -109,10 +109,12 @@ def test_capped_logits_are_those_of_the_model(objective, monkeypatch):
     tokens = Tokens.of(ids)
 
     def logs(routes):
-        return lm.model(torch.from_numpy(ids), duo_routes=routes).logits[:, position].log_softmax(-1)
+        texts = torch.from_numpy(np.tile(ids, (len(routes) // 2, 1)))
+        return lm.model(texts, duo_routes=torch.from_numpy(routes)).logits[:, position].log_softmax(-1)
 
-    allbig = logs(torch.full((5,), BIG))
-    policies = [RandomPolicy(0.5, 0.5, 0.0, seed).routes(1, 8, 5) for seed in range(3)]
+    big = np.full((2, 8, 5), BIG, np.int8)
+    allbig = logs(big)
+    policies = [RandomPolicy(0.5, 0.5, 0.0, seed).routes(1, 8, 5).numpy().repeat(2, 0) for seed in range(3)]
     teacher = {
         "nll": torch.nn.functional.one_hot(torch.from_numpy(ids[:, position + 1]), 61).float(),
         "expected": allbig.exp(),
@@ -121,18 +123,13 @@ def test_capped_logits_are_those_of_the_model(objective, monkeypatch):
             torch.from_numpy(objectives.sample_targets(lm, tokens, seed=1)[:, position]), 61
         ).float(),
     }
-    every = []
-    for route in space.enumerate():
-        taken = torch.full((2, 8, 5), BIG)
-        taken[:, position] = torch.from_numpy(route)
-        found = logs(taken)
-        if objective == "entropy":
-            every.append(-(found.exp() * found).sum(-1))
-        elif objective == "agree_big":
-            every.append((found.argmax(-1) != allbig.argmax(-1)).float())
-        else:
-            every.append(-(teacher[objective] * found).sum(-1))
-    wanted = torch.stack(every, 1).numpy()
+    found = logs(every(big, position, space.enumerate())).unflatten(0, (-1, 2)).transpose(0, 1)
+    if objective == "entropy":
+        wanted = -(found.exp() * found).sum(-1).numpy()
+    elif objective == "agree_big":
+        wanted = (found.argmax(-1) != allbig.argmax(-1)[:, None]).float().numpy()
+    else:
+        wanted = -(teacher[objective][:, None] * found).sum(-1).numpy()
     land = oracle.landscapes(lm, ids, space, [position], objectives=(objective,))[0, :, 0]
     np.testing.assert_allclose(land, wanted, atol=1e-4)
     curve = oracle.by_budget(lm, ids, choices="-SB", context="reference:big", objective=objective)

@@ -41,15 +41,15 @@ def folder(tmp_path_factory):
     return own_folder(tmp_path_factory.mktemp("sweep") / "own")
 
 
-def asked(folder, out, *, shards=SHARDS, context="reference:big", documents=DOCUMENTS, length=LENGTH):
+def asked(folder, out, *, shards=SHARDS, context="reference:big", documents=DOCUMENTS, length=LENGTH, batch=2):
     study = Study(model=str(folder), documents=documents, length=length, results=Path(out))
     ways = {"context": context, "method": None, "choices": None}
-    given = {"objectives": ("nll", "null"), "ways": ways, "batch": 2, "shards": shards}
+    given = {"objectives": ("nll", "null"), "ways": ways, "batch": batch, "shards": shards}
     return sweep.SurveySweep(study=study, source="shipped-prose", **given)
 
 
-def words(folder, out, *, on="local:2", documents=DOCUMENTS, length=LENGTH):
-    texts = ["--documents", documents, "--length", length, "--batch-size", 2, "--shards", documents // 2]
+def words(folder, out, *, on="local:2", documents=DOCUMENTS, length=LENGTH, batch=2):
+    texts = ["--documents", documents, "--length", length, "--batch-size", batch, "--shards", documents // batch]
     given = ["sweep", "--model", folder, *texts, "--objectives", "nll,null", "--on", on, "--out", out]
     return list(map(str, given))
 
@@ -224,18 +224,19 @@ def test_slurms_jobs_give_the_same_bits(folder, undisturbed, tmp_path):
 
 
 def test_twenty_kills_of_workers_and_their_parent_cost_a_shard_each_at_most(folder, tmp_path):
-    many, shards = {"documents": 96, "length": 12}, 48
+    shards, many = 96, {"documents": 96, "length": 12, "batch": 1}
     whole = here(asked(folder, tmp_path / "whole", shards=shards, **many))
-    draw, kills, commands, lost, out = random.Random(0), [], 0, 0, tmp_path / "0"
-    while len(kills) < 20:
+    draw, kills, commands, lost, out, status = random.Random(0), [], 0, 0, tmp_path / "0", 1
+    while len(kills) < 20 or status:
         process, commands = started(folder, out, on="local:8", **many), commands + 1
         parent, before = psutil.Process(process.pid), sum(attempts(out))
         while process.poll() is None:
             time.sleep(draw.uniform(0.02, 0.1))
-            if done(out) < shards and (now := sum(attempts(out))) > before + 2:
+            if len(kills) < 20 and done(out) < shards and (now := sum(attempts(out))) > before + 2:
                 before = now
-                kills.append(killed(draw, parent))
-        if ended(process)[0] == 0:
+                kills.append(killed(draw, parent, itself=len(kills) == 9))
+        status, _ = ended(process)
+        if status == 0:
             assert bits(out) == whole
             lost += sum(attempts(out)) - shards
             out = tmp_path / str(len(kills))
@@ -244,11 +245,11 @@ def test_twenty_kills_of_workers_and_their_parent_cost_a_shard_each_at_most(fold
     print(f"{len(kills)} kills, {kills.count('parent')} of them of the parent, {commands} commands, {lost} shards lost")
 
 
-def killed(draw, parent):
-    """Kill a worker, or now and then the parent; says which."""
+def killed(draw, parent, *, itself):
+    """Kill a worker, or the parent itself; says which."""
     try:
         workers = [child for server in parent.children() for child in server.children()]
-        chosen = parent if not workers or draw.random() < 0.1 else draw.choice(workers)
+        chosen = parent if not workers or itself else draw.choice(workers)
         chosen.kill()
     except psutil.NoSuchProcess:
         return "nobody"

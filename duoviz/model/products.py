@@ -6,7 +6,8 @@ On an AMD EPYC, one thread, 64 to 4,096 rows of 576 x 1,536: MKL 105 GFLOP/s, on
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from functools import cache
+from typing import Any, no_type_check
 
 import torch
 from jaxtyping import Float
@@ -21,11 +22,13 @@ LARGEST = 2**28
 """Parameters of a model whose weights are laid out before: they are copied."""
 
 
+@cache
 def available() -> bool:
     """Whether this build of PyTorch offers oneDNN's products."""
     return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
+@no_type_check  # the innermost loop: torch checks the shapes itself
 def product(
     x: Float[Tensor, "*row inner"],
     weight: Float[Tensor, "outer inner"],
@@ -73,6 +76,7 @@ class Products(TorchFunctionMode):
         few = sum(one.numel() for one in self._of) <= LARGEST
         self._laid_out: dict[int, Tensor | None] = {id(one): None for one in self._of if few and one.ndim == 2}
 
+    @no_type_check  # called by every function of torch, also by those that check shapes
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
