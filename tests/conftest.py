@@ -25,10 +25,14 @@ FLAGS = [
 ]
 
 
+LONGEST = "sweep", "report", "families", "oracle", "methods", "inspector", "several_processes"
+
+
 def pytest_collection_modifyitems(items):
-    """Browser tests, which have files of their own, come last: Playwright leaves an event loop running in this thread, where
-    others expect none."""
-    items.sort(key=lambda item: item.path.name.startswith("test_browser"))
+    """The longest files come first, so that two processes end together; browser tests, which have files of their own, last:
+    Playwright leaves an event loop running in this thread, where others expect none."""
+    first = {f"test_{name}.py": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: first.get(item.path.name, len(first) + item.path.name.startswith("test_browser")))
 
 
 @pytest.fixture(autouse=True)

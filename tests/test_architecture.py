@@ -52,6 +52,15 @@ TORCH_FREE = [
 FILES = sorted((ROOT / "duoviz").rglob("*.py"))
 
 
+@pytest.mark.parametrize("command", ["ruff check --quiet .", "ruff format --quiet --check .", "mypy"])
+def test_style_and_types(command):
+    """As `make lint` looks at them."""
+    found = subprocess.run(
+        [sys.executable, "-m", *command.split()], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 0, found.stdout + found.stderr
+
+
 def room(path):
     return path.relative_to(ROOT / "duoviz").parts[0].removesuffix(".py")
 

@@ -38,7 +38,8 @@ def test_what_was_found_before_an_interruption_is_kept(study, tmp_path, monkeypa
         np.testing.assert_array_equal(found[name].routes, curve.routes)
 
 
-def test_the_seed_draws_the_null_and_nothing_else(study):
+def test_the_seed_draws_the_null_and_nothing_else(study, tmp_path):
+    study = replace(study, model=str(own_folder(tmp_path / "own")))
     way = {"context": "reference:big"}
     one, other = (replace(study, seed=seed).survey("shipped-prose", **way) for seed in (0, 1))
     assert not np.array_equal(one["null"].loss_nats, other["null"].loss_nats)

@@ -74,7 +74,7 @@ class Space:
                 " allow more choices or change the budget"
             )
 
-    @property
+    @cached_property
     def allowed(self) -> tuple[int, ...]:
         """The allowed choices as numbers, ascending: the order of enumeration."""
         return tuple(sorted(LETTERS.index(letter) for letter in self.choices))
