@@ -1,7 +1,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/.ready
-PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --root-user-action ignore --no-compile
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --root-user-action ignore
 EVAL := .venv/eval/.ready
 WORKERS := $(if $(filter-out 1,$(OMP_NUM_THREADS)),1,2)
 DEVICE ?= cuda

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import nbformat
+import papermill
 import psutil
 import pytest
 import torch
@@ -187,6 +188,27 @@ def test_failing_notebooks_name_their_cell_and_the_others_still_run(tmp_path, mo
     assert f"x = {given.get('x', 1)}" in index
     assert f"&lt;script&gt; {given.get('x', 1)}" in (tmp_path / "out" / "3-runs.html").read_text()
     assert len(said) == 4
+
+
+def test_a_kernel_whose_port_was_taken_is_started_again(tmp_path, monkeypatch):
+    write(tmp_path, "1-runs", "print('here', x)")
+    monkeypatch.setattr(run, "NOTEBOOKS", tmp_path)
+    execute, tried = papermill.execute_notebook, []
+
+    def unlucky(*given, **ways):
+        tried.append(1)
+        if len(tried) <= luckless:
+            raise RuntimeError("Kernel died before replying to kernel_info")
+        return execute(*given, **ways)
+
+    monkeypatch.setattr(papermill, "execute_notebook", unlucky)
+    luckless = 1
+    (page,) = report.build(tmp_path / "out", say=lambda line: None)
+    assert (page.error, len(tried)) == ("", 2)
+    luckless = 9
+    with pytest.raises(RuntimeError, match="Kernel died before replying"):
+        report.build(tmp_path / "out", say=lambda line: None)
+    assert len(tried) == 4
 
 
 def test_ctrl_c_ends_the_kernels_and_nothing_else(tmp_path, monkeypatch):

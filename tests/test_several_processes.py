@@ -18,25 +18,20 @@ from test_training import plan, sources, weights  # noqa: F401 (one is a fixture
 from duoviz import router, training
 
 ROOT = Path(__file__).resolve().parents[1]
-WAYS = {
-    "each holds all weights": {},
-    "the weights are divided": {"shard": True},
-    "muon": {"optimizer": "muon"},
-    "distilled": {"distil": 0.5},
-}
 CODE = """
 import sys, time
 from pathlib import Path, PosixPath
 from test_training import plan
 from duoviz import training
 from duoviz.training.run import DuoTrainer
-out, pause, first, second, changes = sys.argv[1:]
+out, pause, first, second, *changes = sys.argv[1:]
 step = DuoTrainer.training_step
 def slow(self, *args, **kwargs):
     time.sleep(float(pause))
     return step(self, *args, **kwargs)
 DuoTrainer.training_step = slow
-training.train(plan(Path(out), (first, second), micro_rows=1, **eval(changes)))
+for number, changed in enumerate(changes):
+    training.train(plan(Path(out) / str(number), (first, second), micro_rows=1, **eval(changed)))
 """
 
 
@@ -53,9 +48,9 @@ with router.together() as first:
 """
 
 
-def started(out, texts, *, pause=0.0, restarts=0, **changes):
-    """Two processes that train together."""
-    return two(CODE, out, str(pause), *texts, repr(changes), restarts=restarts)
+def started(out, texts, *changes, pause=0.0, restarts=0):
+    """Two processes that train together, one run after another."""
+    return two(CODE, out, str(pause), *texts, *map(repr, changes), restarts=restarts)
 
 
 def two(code, out, *words, restarts=0):
@@ -93,28 +88,30 @@ def alone(sources, tmp_path_factory):  # noqa: F811
     return run
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_two_processes_learn_what_one_learns(way, tmp_path, sources, alone):  # noqa: F811
-    ways = WAYS[way] | ({"start": alone() / "model"} if way == "distilled" else {})
-    process = started(tmp_path / "two", sources, **ways)
+@pytest.mark.parametrize("divided", [False, True], ids=["each holds all weights", "the weights are divided"])
+def test_two_processes_learn_what_one_learns(divided, tmp_path, sources, alone):  # noqa: F811
+    plain = alone()
+    ways = [{"shard": True}] if divided else [{}, {"optimizer": "muon"}, {"distil": 0.5, "start": plain / "model"}]
+    process = started(tmp_path / "two", sources, *ways)
     said, _ = process.communicate(timeout=240)
     assert process.returncode == 0, said
-    one = alone(**{name: value for name, value in ways.items() if name != "shard"})
-    close(log_of(one), log_of(tmp_path / "two"))
-    want, got = (weights(folder / "model") for folder in (one, tmp_path / "two"))
-    assert want.keys() == got.keys()
-    assert max(float((want[name] - got[name]).abs().max()) for name in want) < 5e-3
+    for number, way in enumerate(ways):
+        one, two_ = plain if number == 0 else alone(**way), tmp_path / "two" / str(number)
+        close(log_of(one), log_of(two_))
+        want, got = (weights(folder / "model") for folder in (one, two_))
+        assert want.keys() == got.keys()
+        assert max(float((want[name] - got[name]).abs().max()) for name in want) < 5e-3
 
 
 def test_one_of_two_that_is_killed_costs_the_steps_since_the_checkpoint(tmp_path, sources, alone):  # noqa: F811
-    process = started(tmp_path / "two", sources, pause=0.3, restarts=2)
-    while not (tmp_path / "two" / "checkpoint-5" / "trainer_state.json").is_file():
+    process = started(tmp_path / "two", sources, {}, pause=0.3, restarts=2)
+    while not (tmp_path / "two" / "0" / "checkpoint-5" / "trainer_state.json").is_file():
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
     psutil.Process(process.pid).children()[-1].send_signal(signal.SIGKILL)
     said, _ = process.communicate(timeout=240)
     assert process.returncode == 0, said
-    one, other = log_of(alone()), log_of(tmp_path / "two")
+    one, other = log_of(alone()), log_of(tmp_path / "two" / "0")
     close(one.drop(columns="loss"), other.drop(columns="loss"))  # the mean loss since step 4 begins after the restart
 
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -292,16 +293,23 @@ def _run(path: Path, executed: Path, parameters: dict[str, Any]) -> str:
     from papermill import PapermillExecutionError, execute_notebook
 
     loop = ensure_event_loop()  # of this thread: nobody else would close it
+    run = partial(
+        execute_notebook,
+        str(path),
+        str(executed),
+        parameters=parameters,
+        kernel_name="python3",
+        progress_bar=False,
+        store_widget_state=False,
+        extra_arguments=["--log-level=CRITICAL"],  # what a kernel says of its transport is not the reader's
+    )
     try:
-        execute_notebook(
-            str(path),
-            str(executed),
-            parameters=parameters,
-            kernel_name="python3",
-            progress_bar=False,
-            store_widget_state=False,
-            extra_arguments=["--log-level=CRITICAL"],  # what a kernel says of its transport is not the reader's
-        )
+        try:
+            run()
+        except RuntimeError as failure:  # a port that was free when it was chosen was not when the kernel took it
+            if not str(failure).startswith("Kernel died before replying"):
+                raise
+            run()
     except PapermillExecutionError as failure:
         return f"{failure.ename}: {failure.evalue}"
     except DeadKernelError as failure:
