@@ -50,10 +50,8 @@ def candidates_curve(table: pd.DataFrame, *, title: str = "How much does the bes
         ValueError: no rows, or a column is missing.
     """
     look.needed(table, ["source", "candidates", *(f"{kind}{end}" for kind in KINDS for end in ("", "_low", "_high"))])
-    sources = list(dict.fromkeys(table["source"]))
-    figure = look.panels(sources, shared_yaxes=True, horizontal_spacing=0.04)
-    for column, source in enumerate(sources, 1):
-        part = table[table["source"] == source].sort_values("candidates")
+    figure, parts = look.by_source(table, along="candidates")
+    for column, _, part in parts:
         for kind, (policy, label) in KINDS.items():
             bars = look.errors(part, kind, f"{kind}_low", f"{kind}_high")
             data = {"x": part["candidates"], "y": part[kind], "error_y": bars}

@@ -101,6 +101,23 @@ def panels(titles: Sequence[str], *, rows: int = 1, cols: int | None = None, **o
     return make_subplots(**shape, subplot_titles=[style.escape(title) for title in titles], **options)
 
 
+def by_source(
+    table: pd.DataFrame, *, one_scale: bool = True, along: str | None = None, **options: Any
+) -> tuple[go.Figure, list[tuple[int, str, pd.DataFrame]]]:
+    """A panel for each source of a table, side by side, on one scale or each with its own; and each panel's column, its source
+    and the rows of that, in the order of a column if it is named."""
+    sources = list(dict.fromkeys(table["source"]))
+    ways = {"shared_yaxes": one_scale, "horizontal_spacing": 0.04 if one_scale else 0.07, **options}
+    rows = table if along is None else table.sort_values(along)
+    parts = [(column, source, rows[rows["source"] == source]) for column, source in enumerate(sources, 1)]
+    return panels(sources, **ways), parts
+
+
+def in_panel(column: int, group: str) -> dict[str, Any]:
+    """Places a trace in a panel of `by_source`; the legend has one entry for all traces of a group."""
+    return {"legendgroup": group, "showlegend": column == 1, "row": 1, "col": column}
+
+
 def token_ticks(pieces: Sequence[str], places: np.ndarray, *, title: str) -> dict[str, Any]:
     """An axis that names the token at each place; of a long text the place only: a browser takes 48 s to draw 2,048 names."""
     named = {"tickvals": places, "ticktext": [style.token_text(piece, limit=12) for piece in pieces], "tickangle": -90}

@@ -10,7 +10,6 @@ from .. import style
 from . import look
 
 AXES = {"perplexity": "perplexity", "loss_nats": "loss (nats per token)"}
-SPACING = 0.07
 
 
 def budget_curve(
@@ -34,10 +33,9 @@ def budget_curve(
     if y not in AXES:
         raise ValueError(f"y={y!r}: allowed are {list(AXES)}")
     look.needed(summary, ["source", "policy", "context", "budget", "realised_big", y, "apart_low", "apart_high"])
-    sources = list(dict.fromkeys(summary["source"]))
-    figure = look.panels(sources, horizontal_spacing=SPACING)
-    for column, source in enumerate(sources, 1):
-        inside, seen = summary[summary["source"] == source], dict.fromkeys(summary["policy"], 0)
+    figure, parts = look.by_source(summary, one_scale=False)
+    for column, _, inside in parts:
+        seen = dict.fromkeys(summary["policy"], 0)
         for (policy, context), group in inside.groupby(["policy", "context"], sort=False, observed=True):
             several = inside.loc[inside["policy"] == policy, "context"].nunique() > 1
             name = look.policy_name(policy) + (f", {style.escape(context)}" if several else "")
@@ -58,10 +56,7 @@ def budget_curve(
                 mode="lines+markers",
                 line={"color": colour, "dash": dashes[place]},
                 marker={"symbol": marks[place], "size": 7},
-                legendgroup=name,
-                showlegend=column == 1,
-                row=1,
-                col=column,
+                **look.in_panel(column, name),
             )
         _level(figure, inside[inside["policy"] == "oracle"], y, column=column)
     figure.update_xaxes(title="big layers per token (realised)")
@@ -92,10 +87,8 @@ def policy_bars(summary: pd.DataFrame, *, title: str) -> go.Figure:
     Paper: arXiv 2410.10846, figure 4a.
     """
     look.needed(summary, ["source", "policy", "perplexity", "perplexity_low", "perplexity_high"])
-    sources = list(dict.fromkeys(summary["source"]))
-    figure = look.panels(sources, horizontal_spacing=SPACING)
-    for column, source in enumerate(sources, 1):
-        part = summary[summary["source"] == source]
+    figure, parts = look.by_source(summary, one_scale=False)
+    for column, source, part in parts:
         figure.add_bar(
             x=[look.policy_name(policy) for policy in part["policy"]],
             y=part["perplexity"],
@@ -124,10 +117,9 @@ def gain_curve(gains: pd.DataFrame, *, title: str = "How much of the oracle's ga
         ValueError: no rows, or a column is missing.
     """
     look.needed(gains, ["source", "policy", "budget", "gain_nats", "low_nats", "high_nats"])
-    sources, named = list(dict.fromkeys(gains["source"])), set()
-    figure = look.panels(sources, shared_yaxes=True, horizontal_spacing=0.04)
-    for column, source in enumerate(sources, 1):
-        inside = gains[gains["source"] == source]
+    named: set[str] = set()
+    figure, parts = look.by_source(gains)
+    for column, _, inside in parts:
         for policy in dict.fromkeys(inside["policy"]):
             part = inside[inside["policy"] == policy]
             bars = look.errors(part, "gain_nats", "low_nats", "high_nats")
@@ -159,10 +151,8 @@ def gap_closed(gaps: pd.DataFrame, *, title: str = "How much of the gap do the r
     }
     bounds = [f"{kind}{end}" for kind in kinds for end in ("", "_low", "_high")]
     look.needed(gaps, ["source", "realised_big", *bounds])
-    sources = list(dict.fromkeys(gaps["source"]))
-    figure = look.panels(sources, shared_yaxes=True, horizontal_spacing=0.04)
-    for column, source in enumerate(sources, 1):
-        part = gaps[gaps["source"] == source].sort_values("realised_big")
+    figure, parts = look.by_source(gaps, along="realised_big")
+    for column, _, part in parts:
         for mean, (policy, label) in kinds.items():
             bars = look.errors(part, mean, f"{mean}_low", f"{mean}_high")
             data = {"x": part["realised_big"], "y": part[mean], "error_y": bars}
@@ -189,11 +179,8 @@ def gap_dumbbell(gains: pd.DataFrame, *, title: str = "What there is to gain, an
         ValueError: no rows, or a column is missing.
     """
     look.needed(gains, ["source", "policy", "realised_big", "gain_nats", "gain_nats_low", "gain_nats_high"])
-    sources = list(dict.fromkeys(gains["source"]))
-    figure = look.panels(sources, shared_yaxes=True, horizontal_spacing=0.04)
-    for column, source in enumerate(sources, 1):
-        inside = gains[gains["source"] == source]
-        shared = {"row": 1, "col": column, "showlegend": column == 1}
+    figure, parts = look.by_source(gains)
+    for column, _, inside in parts:
         rows = {asked: place for place, asked in enumerate(sorted(inside["asked"].unique()))}
         null = inside[inside["policy"] == "null"]
         figure.add_bar(
@@ -202,9 +189,8 @@ def gap_dumbbell(gains: pd.DataFrame, *, title: str = "What there is to gain, an
             orientation="h",
             width=0.6,
             name="null control: what luck gives",
-            legendgroup="null",
             marker={"color": style.LINE},
-            **shared,
+            **look.in_panel(column, "null"),
         )
         for policy, part in inside[inside["policy"] != "null"].groupby("policy", sort=False):
             figure.add_scatter(
@@ -218,8 +204,7 @@ def gap_dumbbell(gains: pd.DataFrame, *, title: str = "What there is to gain, an
                 mode="markers",
                 marker={"symbol": style.policy_mark(policy), "color": style.policy_colour(policy), "size": 11},
                 name=look.policy_name(policy),
-                legendgroup=policy,
-                **shared,
+                **look.in_panel(column, policy),
             )
         figure.add_vline(x=0, line={"color": style.POLICY_COLOURS["fixed"], "width": 2}, row=1, col=column)
         real = inside.drop_duplicates("asked").set_index("asked")["realised_big"]

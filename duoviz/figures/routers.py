@@ -40,16 +40,16 @@ def router_gains(judged: pd.DataFrame, policies: pd.DataFrame, *, title: str = "
     gain = ["over_fixed_nats", "over_fixed_nats_low", "over_fixed_nats_high"]
     look.needed(judged, ["source", "name", "asked_big", "realised_big", *gain, "positions", "documents"])
     look.needed(policies, ["source", "policy", "realised_big", "gain_nats", "gain_nats_low", "gain_nats_high"])
-    sources, names = (list(dict.fromkeys(judged[column])) for column in ("source", "name"))
-    names = [*(name for name in KINDS if name in names), *(name for name in names if name not in KINDS)]
-    figure = look.panels(sources, shared_yaxes=True, horizontal_spacing=0.04)
-    for column, source in enumerate(sources, 1):
+    given = list(dict.fromkeys(judged["name"]))
+    names = [*(name for name in KINDS if name in given), *(name for name in given if name not in KINDS)]
+    figure, parts = look.by_source(judged, along="asked_big")
+    for column, source, inside in parts:
         free = policies[(policies["source"] == source) & (policies["policy"] == "label-free")]
         bars = look.errors(free, "gain_nats", "gain_nats_low", "gain_nats_high")
         data: dict[str, Any] = {"x": free["realised_big"], "y": free["gain_nats"], "error_y": bars}
         look.policy_line(figure, "label-free", name="label-free policy", column=column, shown=column == 1, **data)
         for place, name in enumerate(names):
-            part = judged[(judged["source"] == source) & (judged["name"] == name)].sort_values("asked_big")
+            part = inside[inside["name"] == name]
             mark, colour = KINDS.get(name, ("line-ew-open", style.INK))
             dash = "solid" if name in KINDS else CONTROL_DASHES[(place - len(KINDS)) % len(CONTROL_DASHES)]
             figure.add_scatter(
@@ -62,10 +62,7 @@ def router_gains(judged: pd.DataFrame, policies: pd.DataFrame, *, title: str = "
                 marker={"symbol": mark, "size": 8},
                 customdata=part["realised_big"],
                 hovertemplate="%{customdata:.2f} big: %{y:.3f} nats",
-                legendgroup=name,
-                showlegend=column == 1,
-                row=1,
-                col=column,
+                **look.in_panel(column, name),
             )
     figure.add_hline(y=0, line={"color": style.POLICY_COLOURS["fixed"], "width": 2})
     figure.update_xaxes(title="big layers per token (realised)")

@@ -131,17 +131,13 @@ def ridges(table: pd.DataFrame, by: str, *, x: str, title: str) -> go.Figure:
         ValueError: no rows, or a column is missing.
     """
     look.needed(table, ["source", by, "value", "density", "median", "q1", "q3", "positions"])
-    sources, kinds = (list(dict.fromkeys(table[column])) for column in ("source", by))
-    figure = look.panels(sources, shared_xaxes=True, shared_yaxes=True, horizontal_spacing=0.1)
-    highest = float(table["density"].max())
-    for column, source in enumerate(sources, 1):
-        shared = {"row": 1, "col": column}
-        figure.add_vline(x=0, line={"color": style.INK, "width": 1}, **shared)
+    kinds, highest = list(dict.fromkeys(table[by])), float(table["density"].max())
+    figure, parts = look.by_source(table, shared_xaxes=True, horizontal_spacing=0.1)
+    for column, _, inside in parts:
+        figure.add_vline(x=0, line={"color": style.INK, "width": 1}, row=1, col=column)
         for number, kind in enumerate(kinds):
-            part = table[(table["source"] == source) & (table[by] == kind)]
-            if not len(part):
-                continue
-            _hill(figure, part, kind, floor=len(kinds) - 1 - number, highest=highest, number=number, column=column)
+            if len(part := inside[inside[by] == kind]):
+                _hill(figure, part, kind, floor=len(kinds) - 1 - number, highest=highest, number=number, column=column)
     figure.update_yaxes(tickvals=list(range(len(kinds)))[::-1], ticktext=[style.escape(kind) for kind in kinds])
     figure.update_yaxes(range=[-0.4, len(kinds)], showgrid=False, zeroline=False)
     figure.update_yaxes(title=style.escape(by), col=1)
@@ -198,10 +194,8 @@ def agreement(table: pd.DataFrame, *, title: str, of: str = "quantity", measure:
         ValueError: no rows, or a column is missing.
     """
     look.needed(table, ["source", "one", "other", "mean", "low", "high"])
-    sources = list(dict.fromkeys(table["source"]))
-    figure = look.panels(sources, shared_yaxes=True, horizontal_spacing=0.04)
-    for column, source in enumerate(sources, 1):
-        part = table[table["source"] == source]
+    figure, parts = look.by_source(table)
+    for column, _, part in parts:
         order = list(dict.fromkeys(part["one"]))
         wide = [part.pivot(index="one", columns="other", values=name) for name in ("mean", "low", "high")]
         mean, low, high = (each.loc[order, order].to_numpy() for each in wide)
@@ -218,7 +212,7 @@ def agreement(table: pd.DataFrame, *, title: str, of: str = "quantity", measure:
             customdata=np.stack([low, high], -1),
             hovertemplate="%{y}, %{x}: %{z:.2f} [%{customdata[0]:.2f}, %{customdata[1]:.2f}]<extra></extra>",
             colorbar={"title": measure},
-            showscale=column == len(sources),
+            showscale=column == len(parts),
             row=1,
             col=column,
         )
@@ -281,10 +275,9 @@ def difficulty_against_loss(table: pd.DataFrame, *, title: str) -> go.Figure:
     middle = frames.medians(table, x="small_nats", y="difficulty_nats")
     cells = frames.density(table, x="small_nats", y="difficulty_nats")
     end, most = float(cells["small_nats"].max()), int(cells["positions"].max())
-    parts = dict(list(table.groupby("source", sort=False, observed=True)))
-    figure = look.panels(list(parts), shared_xaxes=True, shared_yaxes=True, horizontal_spacing=0.04)
-    for column, source in enumerate(parts, 1):
-        line, shared = middle[middle["source"] == source], {"row": 1, "col": column, "showlegend": column == 1}
+    figure, parts = look.by_source(table, shared_xaxes=True)
+    for column, source, _ in parts:
+        line = middle[middle["source"] == source]
         grid = cells[cells["source"] == source].pivot(index="difficulty_nats", columns="small_nats", values="positions")
         figure.add_heatmap(
             x=grid.columns.to_numpy(np.float32),
@@ -303,20 +296,19 @@ def difficulty_against_loss(table: pd.DataFrame, *, title: str) -> go.Figure:
             x=line["small_nats"],
             y=line["difficulty_nats"],
             name="median of each tenth",
-            legendgroup="median",
             mode="lines+markers",
             line={"color": COLOURS["oracle"], "width": 2.5},
-            **shared,
+            **look.in_panel(column, "median"),
         )
         bound = {"mode": "lines", "line": {"color": style.INK, "width": 1, "dash": "dot"}}
-        figure.add_scatter(x=[0, end], y=[0, end], name="all of the loss", legendgroup="bound", **bound, **shared)
+        bound |= look.in_panel(column, "bound")
+        figure.add_scatter(x=[0, end], y=[0, end], name="all of the loss", **bound)
     figure.update_xaxes(title=look.quantity_axis("small_nats"))
     figure.update_xaxes(range=[0, end], showgrid=False)
     figure.update_yaxes(range=[cells["difficulty_nats"].min(), cells["difficulty_nats"].max()], showgrid=False)
     figure.update_yaxes(title=look.quantity_axis("difficulty_nats"), col=1)
     totals = [
-        {"source": source, "documents": part["document"].nunique(), "positions": len(part)}
-        for source, part in parts.items()
+        {"source": source, "documents": part["document"].nunique(), "positions": len(part)} for _, source, part in parts
     ]
     note = f"{look.counted(pd.DataFrame(totals))}; 99 % of the values shown"
     return look.finish(figure, title=title, note=note, height=460)

@@ -75,10 +75,7 @@ def _line(figure: go.Figure, log: pd.DataFrame, column: str, panel: int, *, name
         mode="lines" if len(known) > FEW else "lines+markers",
         line=line,
         marker={"size": 5},
-        legendgroup=name,
-        showlegend=panel == 1,
-        row=1,
-        col=panel,
+        **look.in_panel(panel, name),
     )
 
 
@@ -97,11 +94,10 @@ def equal_flops(table: pd.DataFrame, *, title: str = "One Duo model and dense mo
     Paper: arXiv 2410.10846, figure 8a, b.
     """
     look.needed(table, ["run", "share", "mflop", "source", "loss_nats", "loss_nats_low", "loss_nats_high"])
-    sources = list(dict.fromkeys(table["source"]))
-    figure = look.panels(sources, horizontal_spacing=0.07)
-    for column, source in enumerate(sources, 1):
+    figure, parts = look.by_source(table, one_scale=False, along="share")
+    for column, _, inside in parts:
         for run, (label, colour, dash) in RUNS.items():
-            part = table[(table["source"] == source) & (table["run"] == run)].sort_values("share")
+            part = inside[inside["run"] == run]
             if not len(part):
                 continue
             figure.add_scatter(
@@ -113,10 +109,7 @@ def equal_flops(table: pd.DataFrame, *, title: str = "One Duo model and dense mo
                 name=label,
                 mode="lines+markers",
                 line={"color": colour, "dash": dash},
-                legendgroup=run,
-                showlegend=column == 1,
-                row=1,
-                col=column,
+                **look.in_panel(column, run),
             )
     figure.update_xaxes(title="share of big layers (FLOPs rise with it)", tickformat=".0%")
     figure.update_yaxes(title="loss (nats per token)", col=1)
@@ -139,11 +132,10 @@ def beginnings(curves: pd.DataFrame, *, policy: str = "small") -> go.Figure:
     """
     look.needed(curves, ["run", "tokens", "source", "policy", "loss_nats"])
     curves = curves[curves["policy"] == policy]
-    sources = list(dict.fromkeys(curves["source"]))
-    figure = look.panels(sources, shared_yaxes=True, horizontal_spacing=0.04)
-    for column, source in enumerate(sources, 1):
+    figure, parts = look.by_source(curves, along="tokens")
+    for column, _, inside in parts:
         for run, (label, colour) in BEGINNINGS.items():
-            part = curves[(curves["source"] == source) & (curves["run"] == run)].sort_values("tokens")
+            part = inside[inside["run"] == run]
             figure.add_scatter(
                 x=part["tokens"],
                 y=part["loss_nats"],
@@ -151,10 +143,7 @@ def beginnings(curves: pd.DataFrame, *, policy: str = "small") -> go.Figure:
                 mode="lines+markers",
                 line={"color": colour, "dash": "dash" if run == "duo" else "solid"},
                 marker={"size": 5},
-                legendgroup=run,
-                showlegend=column == 1,
-                row=1,
-                col=column,
+                **look.in_panel(column, run),
             )
     figure.update_xaxes(title="training tokens with small FFNs")
     figure.update_yaxes(title="holdout loss (nats per token)", col=1)
