@@ -1,6 +1,9 @@
 """Routers of several kinds and seeds for one model: trained, judged, and the best of each kept. All of it very short."""
 
+from dataclasses import replace
+
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import own_folder
 from typer.testing import CliRunner
@@ -57,20 +60,28 @@ def test_a_router_that_was_trained_in_another_way_is_not_taken_for_it(trained):
 def test_they_are_judged_together_and_the_best_are_kept(trained, study, tmp_path, monkeypatch):
     out, *_ = trained
     monkeypatch.setattr("duoviz.study.study.CALIBRATION", 8)
-    tables = contest.judged(study, out)
+    tables = contest.judged(study, out, budgets=(2, 3), searched=2)
     judged, policies = tables["judged"], tables["policies"]
     assert set(judged["name"]) == set(KINDS)
     own = judged[judged["control"] == ""]
-    assert own.groupby("name").size().to_dict() == {"distil": 2, "shuffled labels": 1, "threshold": 1}
+    # each is judged at a budget that it was not trained for, too
+    assert own.groupby("name").size().to_dict() == {"distil": 4, "shuffled labels": 2, "threshold": 2}
+    assert own["trained_big"].eq(2).all()
+    assert own.groupby("name")["asked_big"].unique().map(sorted).map(list).eq([[2, 3]] * 3).all()
     assert (judged[judged["control"] != ""]["seed"] == 0).all()  # their own controls are run once
     assert (own["realised_big"] - own["asked_big"]).abs().max() < 2 / 3
+    assert own["documents"].eq(3).all()
+    few = replace(study, documents=2)
+    fixed, curve = few.fixed("shipped-prose"), few.survey("shipped-prose", ("nll", "expected"))
     for row in policies.to_dict("records"):
-        fixed, curve = study.fixed("shipped-prose"), study.survey("shipped-prose", ("nll", "expected"))
         loss = curve[{"oracle": "nll", "label-free": "expected"}[row["policy"]]].at(row["asked"])[0]
         assert row["gain_nats"] == pytest.approx(np.nanmean(fixed.at(row["asked"])[0] - loss), abs=1e-6)
-    assert policies["asked"].tolist() == [2, 2]
-    kept = contest.keep(study, out, tmp_path / "kept")
+        assert row["documents"] == 2
+    assert policies["asked"].tolist() == [2, 2, 3, 3]
+    kept = contest.keep(study, out, tables, tmp_path / "kept")
     assert [folder.name for folder in kept] == ["distil-2", "threshold-2"]
+    for name, table in contest.read(tmp_path / "kept").items():
+        pd.testing.assert_frame_equal(table, tables[name])
     losses = [np.nanmean(router.load(out / "distil-2" / seed).losses(study.lm, study.calibration())) for seed in "01"]
     assert router.load(kept[0]).facts["seed"] == int(np.argmin(losses))
 

@@ -98,6 +98,25 @@ def test_budgets_are_met_on_the_text_at_hand_without_a_label(judged, planted):
     assert met["gap_closed"] == pytest.approx(1, abs=0.01)
 
 
+def test_gaps_are_measured_on_the_documents_that_were_searched(judged, planted):
+    """Gains are of all documents; gaps of the first three, whose best routes alone are known."""
+    table, tokens, made, known = judged
+    fixed, best = known[tokens.source]["fixed"], known[tokens.source]["oracle"]
+    few = Curve(best.name, best.context, best.budgets, best.loss_nats[:, :3], best.routes[:, :3])
+    sources = {tokens.source: {"fixed": fixed, "oracle": few}}
+    (part,) = evaluation.routers(planted, [tokens], {"found": made}, known=sources, controls=("shuffled",)).to_dict(
+        "records"
+    )
+    (whole,) = table[table["control"] == "shuffled"].to_dict("records")
+    for name in ("over_fixed_nats", "over_fixed_nats_low", "documents", "loss_nats"):
+        assert part[name] == whole[name]
+    ((_, _, loss),) = _runs(planted, tokens, made, ("shuffled",), 0)
+    at = [metrics.at_budget(one.budgets, one.loss_nats[:, :3], part["realised_big"]) for one in (fixed, best)]
+    want = metrics.gap_interval(loss[:3], *at, tokens.documents[:3])
+    assert (part["gap_closed"], part["gap_closed_low"]) == (want.mean, want.low)
+    assert part["gap_closed"] != whole["gap_closed"]
+
+
 def test_what_a_router_says_of_a_gain_is_compared_with_the_gain(judged, planted, planted_rows):
     _, tokens, made, _ = judged
     gains = evaluation.predicted_gains(planted, tokens, made, objective="nll")
@@ -138,6 +157,7 @@ def test_seeds_are_a_second_level_of_the_interval():
         for seed, shift in enumerate(seeds):
             found = metrics.mean_interval((documents + shift + draw.normal(0, 0.5, 40))[:, None])
             about = {"source": "x", "control": "", "kind": "distil", "units": 0, "reads": "ffn", "shuffled": False}
+            about["trained_big"] = 2
             rows.append({**about, "asked_big": 2, "seed": seed, "router": seed, **found.columns("over_fixed_nats")})
         (row,) = frames.over_seeds(pd.DataFrame(rows).assign(realised_big=2.0, mflop=1.0)).to_dict("records")
         covered += row["over_fixed_nats_low"] < 0 < row["over_fixed_nats_high"]

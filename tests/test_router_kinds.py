@@ -134,7 +134,7 @@ def test_pairwise_plans_meet_the_budget_at_every_token_and_are_the_best_by_its_t
     assert ((routes == BIG).sum(-1) == 2).all()
     np.testing.assert_allclose(lm.score(ids, routes), made.losses(lm, ids), atol=1e-5)
     with monkeypatch.context() as patch:
-        patch.setattr(router.calibration, "bisect", None)  # its budget is met: there is nothing to search for
+        patch.setattr(router.calibration, "meet", None)  # its budget is met: there is nothing to search for
         assert router.calibrate(made, lm, ids).facts["calibrated"]["big"] == 0.5
     seen = []
     hook = lm.model.decoder_layers[0].duo_ffn.register_forward_pre_hook(lambda ffn, args: seen.append(args[0].clone()))

@@ -78,17 +78,24 @@ def routers(
     model: Model = str(SHIPPED),
     kinds: Annotated[str, typer.Option(help="Separated by commas; all, and controls, if not given.")] = "",
     budgets: Annotated[str, typer.Option(help="Big layers of a token, separated by commas.")] = "1,2,4,6",
+    at: Annotated[str, typer.Option(help="Budgets at which they are compared.")] = "1,2,3,4,6,8",
     seeds: Annotated[int, typer.Option(help="Routers of each kind and budget.")] = 5,
-    tokens: Annotated[int, typer.Option(help="Training tokens of each.")] = 1_000_000,
+    tokens: Annotated[int | None, typer.Option(help="Training tokens of each; those of its kind if not given.")] = None,
+    bf16: Bf16 = False,
     sources: Sources = "python-prose,python-code",
     judge: Annotated[
         str, typer.Option(help="Sources of the texts on which they are compared, separated by commas.")
     ] = "shipped-prose,shipped-code,python-prose,python-code",
     documents: Documents = 96,
+    searched: Annotated[
+        int, typer.Option(help="Documents of each on which oracle and label-free policy are searched.")
+    ] = 48,
     length: Length = 128,
     groups: Groups = None,
     context: Annotated[str, typer.Option(help="Of the oracle and the label-free policy, as in oracle.")] = "committed",
-    keep: Annotated[Path | None, typer.Option(help="Copy the best of each kind and budget into this folder.")] = None,
+    keep: Annotated[
+        Path | None, typer.Option(help="Copy the best of each kind and budget, and the tables, into this folder.")
+    ] = None,
 ) -> None:
     """Train routers of every kind, with several seeds, and compare them on the same texts (hours on two cores)."""
     from .. import store, study
@@ -97,11 +104,13 @@ def routers(
     asked = [name.strip() for name in kinds.split(",") if name.strip()] or [*contest.KINDS]
     if unknown := [name for name in asked if name not in contest.KINDS]:
         raise ValueError(f"kinds {unknown}: allowed are {', '.join(contest.KINDS)}")
-    ways: dict[str, Any] = {"seeds": seeds, "tokens": tokens, "sources": sources.split(",")}
-    numbers = numbers_of(budgets, name="budgets", what="big layers")
+    ways: dict[str, Any] = {"seeds": seeds, "tokens": tokens, "bf16": bf16, "sources": sources.split(",")}
+    numbers, compared = (
+        numbers_of(text, name=name, what="big layers") for name, text in (("budgets", budgets), ("at", at))
+    )
     contest.train(model, out, budgets=numbers, kinds={name: contest.KINDS[name] for name in asked}, **ways)
     own = study.Study(model=model, sources=tuple(judge.split(",")), documents=documents, length=length, groups=groups)
-    tables = contest.judged(own, out, context=context)
+    tables = contest.judged(own, out, budgets=compared, searched=searched, context=context)
     store.write_tables(tables, out / "tables")
     columns = [
         "source",
@@ -114,7 +123,7 @@ def routers(
         "label_free_gap_closed",
     ]
     print(tables["judged"][columns].to_string(index=False))
-    for folder in contest.keep(own, out, keep) if keep else ():
+    for folder in contest.keep(own, out, tables, keep) if keep else ():
         print(f"kept {folder}")
     print(f"the tables are in {out / 'tables'}")
 

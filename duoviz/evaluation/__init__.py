@@ -8,13 +8,14 @@ from .perplexity import Perplexity, perplexity, windows
 from .routers import CONTROLS, predicted_gains, routers
 from .tables import perplexities, write
 from .tasks import check_installed, tasks
-from .ways import Way, way_of, ways_of
+from .ways import Way, identity, way_of, ways_of
 
 __all__ = [
     "CONTROLS",
     "Perplexity",
     "Way",
     "check_installed",
+    "identity",
     "perplexities",
     "perplexity",
     "predicted_gains",

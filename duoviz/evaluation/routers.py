@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,8 @@ from ..routes import BIG, SKIP, SMALL
 CONTROLS = ("", "shuffled", "random")
 """The router itself; its routes permuted over the tokens, so that only its preference for layers is left; and random choices with
 the shares that it realises."""
+MET = 0.01
+"""Mean big layers by which a router may miss its budget on the texts that it is calibrated on."""
 
 
 @undisturbed
@@ -37,16 +40,17 @@ def routers(
     """A row for every source, router and control.
 
     Columns: source, router, control (empty for the router itself), kind, units, reads, shuffled, seed, trained_tokens,
-    parameters; asked_big and realised_big (mean big layers), mflop (a token's, the router's own included); loss_nats,
-    over_fixed_nats (paired by position, at the realised budget) and, where the curves are known, gap_closed and
-    label_free_gap_closed, each with `_low` and `_high` (95 %, over documents; NaN where the gap itself may be 0); positions,
-    documents.
+    parameters, trained_big (mean big layers that it was trained for); asked_big and realised_big, mflop (a token's, the router's
+    own included); loss_nats, over_fixed_nats (paired by position, at the realised budget) and, where the curves are known,
+    gap_closed and label_free_gap_closed, each with `_low` and `_high` (95 %, over documents; NaN where the gap itself may be 0);
+    positions, documents.
 
     Args:
         lm: the model.
         texts: one for each source.
         made: routers by name, calibrated on other text.
-        known: by source, the curve `fixed`, and `oracle` and `label-free` if there are any.
+        known: by source, the curve `fixed`, and `oracle` and `label-free` if there are any; these may be of the first
+            documents alone, on which the gaps are measured then.
         controls: of `CONTROLS`.
         meet: by source, texts on which the offsets of each router are set anew, so that it meets its budget on that source;
             that takes no label. Their own offsets if not given.
@@ -62,11 +66,16 @@ def routers(
     rows = []
     for tokens in texts:
         for name, router in made.items():
-            own = router if meet is None else calibrate(copy.deepcopy(router), lm, meet[tokens.source])
+            own = router if meet is None else _met(router, lm, meet[tokens.source])
             for control, routes, loss in _runs(lm, tokens, own, controls, seed):
                 row = {"source": tokens.source, "router": name, "control": control, **_about(own, lm)}
                 rows.append(row | _judged(lm, tokens, routes, loss, router, known[tokens.source]))
     return pd.DataFrame(rows)
+
+
+def _met(router: Router, lm: LanguageModel, tokens: Tokens) -> Router:
+    """The router with offsets that meet its budget on these texts."""
+    return calibrate(copy.deepcopy(router), lm, tokens, near=MET / lm.layers)
 
 
 def _runs(
@@ -98,6 +107,7 @@ def _about(router: Router, lm: LanguageModel) -> dict[str, Any]:
         "seed": router.facts.get("seed", 0),
         "trained_tokens": router.facts.get("tokens"),
         "parameters": sum(one.numel() for one in router.parameters()),
+        "trained_big": router.facts.get("mixture", asdict(router.mixture))["big"] * lm.layers,
         "asked_big": router.mixture.big * lm.layers,
     }
 
@@ -119,7 +129,8 @@ def _judged(
     }
     for name, column in (("oracle", "gap_closed"), ("label-free", "label_free_gap_closed")):
         if name in at:
-            found[column] = metrics.gap_interval(loss, at["fixed"], at[name], tokens.documents)
+            few = len(at[name])
+            found[column] = metrics.gap_interval(loss[:few], at["fixed"][:few], at[name], tokens.documents[:few])
     whole = np.where(routes < 0, BIG, routes)
     flops = forward_flops(lm.model, whole) / whole[..., 0].size + router.flops(lm.vocab)
     row: dict[str, Any] = {"realised_big": real, "mflop": flops / 1e6}

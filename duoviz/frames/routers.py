@@ -64,7 +64,7 @@ def over_seeds(judged: pd.DataFrame) -> pd.DataFrame:
     Raises:
         ValueError: two routers that differ in nothing, seed included.
     """
-    same = ["source", "control", "kind", "units", "reads", "shuffled", "asked_big"]
+    same = ["source", "control", "kind", "units", "reads", "shuffled", "trained_big", "asked_big"]
     if judged.duplicated([*same, "seed"]).any():
         raise ValueError("two routers of one kind, budget and seed: judge them apart")
     ends = [column.removesuffix("_low") for column in judged if column.endswith("_low")]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 import torch
 from jaxtyping import Int8
+from scipy.optimize import brentq
 from torch import Tensor
 
 from ..model import LanguageModel
@@ -15,10 +17,12 @@ from .linear import NAMES, Router
 
 
 @torch.no_grad()
-def calibrate(router: Router, lm: LanguageModel, tokens: Tokens | np.ndarray, *, rounds: int = 12) -> Router:
+def calibrate(
+    router: Router, lm: LanguageModel, tokens: Tokens | np.ndarray, *, rounds: int = 12, near: float = 0.0
+) -> Router:
     """Set the router's offsets so that its hard choices meet the budget on calibration text.
 
-    One number per choice but the first, each found by bisection on the realised share of a whole forward pass (a choice
+    One number per choice but the first, each found by Brent's method on the realised share of a whole forward pass (a choice
     changes the inputs of later layers and tokens, so the shares of the logits alone would not do). The closest offsets
     seen are kept.
 
@@ -26,13 +30,14 @@ def calibrate(router: Router, lm: LanguageModel, tokens: Tokens | np.ndarray, *,
         router: changed in place and returned; `facts["calibrated"]` tells the shares met.
         lm: its model.
         tokens: calibration text.
-        rounds: most passes over the offsets, where there are two; it ends when every share is met to one decision.
+        rounds: most passes over the offsets, where there are two.
+        near: how far a share may stay from the one asked for; one decision at least.
 
     Raises:
         ValueError: as `Router.run`.
     """
     asked = np.array(router.mixture.shares)
-    near = 1 / (lm.check(tokens).scored.sum() * lm.layers)
+    near = max(near, 1 / (lm.check(tokens).scored.sum() * lm.layers))
     best = (np.inf, router.offset)
 
     def misses() -> np.ndarray:
@@ -49,28 +54,26 @@ def calibrate(router: Router, lm: LanguageModel, tokens: Tokens | np.ndarray, *,
         if best[0] <= near:
             break
         for index in range(1, len(asked)):
-            bisect(router.offset, index, lambda: misses()[index], near=near)  # noqa: B023 - called at once
+            meet(router.offset, index, lambda: misses()[index], near=near)  # noqa: B023 - called at once
     router.offset.copy_(best[1])
     router.facts["calibrated"] = realised(router.routes(lm, tokens))
     return router
 
 
-def bisect(offset: Tensor, index: int, miss: Callable[[], float], *, near: float) -> None:
+def meet(offset: Tensor, index: int, miss: Callable[[], float], *, near: float) -> None:
     """Move one offset to where its choice's share, which rises with it, is met: `miss()` is realised minus asked."""
     centre, width = float(offset[index]), 1.0
 
+    @cache
     def at(value: float) -> float:
         offset[index] = value
-        return miss()
+        found = miss()
+        return 0.0 if abs(found) <= near else found
 
     while width < 2**20 and not at(centre - width) <= 0 <= at(centre + width):
         width *= 4
-    low, high = centre - width, centre + width
-    for _ in range(30):
-        found = at((low + high) / 2)
-        if abs(found) <= near:
-            return
-        low, high = (low, (low + high) / 2) if found > 0 else ((low + high) / 2, high)
+    if at(centre - width) <= 0 <= at(centre + width):
+        offset[index] = brentq(at, centre - width, centre + width, xtol=1e-7, maxiter=30, disp=False)
 
 
 def realised(routes: Int8[np.ndarray, "seq position layer"]) -> dict[str, float]:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .. import oracle
 from ..model import LanguageModel
-from .calibration import bisect
+from .calibration import meet
 from .linear import Router
 from .processes import averaged, number
 
@@ -65,7 +65,7 @@ def _meet_budget(router: Router, lm: LanguageModel, ids: Int[Tensor, "row token"
 
     for _ in range(1 if len(router.choices) == 2 else 3):  # where there are two offsets, each moves the other's share
         for index, choice in enumerate(router.choices[1:], 1):
-            bisect(router.offset, index, partial(miss, choice), near=1e-3)
+            meet(router.offset, index, partial(miss, choice), near=1e-3)
 
 
 class Recorder(torch.nn.Module):

@@ -128,6 +128,21 @@ class Router(nn.Module):
         self.weight = nn.Parameter(torch.randn(number, outputs, self.units or self.width, generator=draw) * 0.02)
         self.bias = nn.Parameter(torch.zeros(number, outputs))
 
+    def aimed(self, mixture: Mixture) -> Router:
+        """The same networks for another budget, which `calibrate` has them meet.
+
+        Raises:
+            ValueError: a mixture of other choices, or one that this kind cannot have.
+        """
+        if mixture.choices != self.choices:
+            raise ValueError(f"a router over {self.mixture.letters!r}: it has learned nothing of {mixture.letters!r}")
+        made = type(self)(self.layers, self.hidden, mixture, units=self.units, reads=self.reads)
+        if self.reads == "frequency":
+            made.surprise = torch.zeros_like(self.surprise)
+        made.load_state_dict(self.state_dict())
+        made.facts = dict(self.facts)
+        return made.to(self.weight.device).eval()
+
     def logits(
         self, layer: int, x: Float[Tensor, "*token hidden"], given: Any = None
     ) -> Float[Tensor, "*token choice"]:

@@ -121,7 +121,7 @@ class Study:
             return {name.replace(":", "-"): frames.curve(curve, asked.tokens) for name, curve in found.items()}
 
         for number, names in enumerate(asked.parts):
-            tables |= self._cached("survey", asked.asked(names), partial(compute, number))
+            tables |= self.cached("survey", asked.asked(names), partial(compute, number))
         return {n: frames.curve_from_frame(tables[n.replace(":", "-")], asked.tokens) for n in asked.objectives}
 
     def asked(
@@ -161,7 +161,7 @@ class Study:
             chosen = oracle.fixed(self.lm, tokens, choices=space, **asked)
             return {"fixed": pd.DataFrame({"budget": range(len(chosen)), "route": routes.to_texts(chosen)})}
 
-        table = self._cached("fixed", {**asked, "choices": space.choices, **about(tokens, space)}, compute)["fixed"]
+        table = self.cached("fixed", {**asked, "choices": space.choices, **about(tokens, space)}, compute)["fixed"]
         return np.stack([routes.from_text(text) for text in table.sort_values("budget")["route"]])
 
     def calibration(self, source: str = "") -> records.Tokens:
@@ -183,7 +183,7 @@ class Study:
             return {"curve": frames.curve(curve, tokens)}
 
         asked = {**about(tokens), "routes": routes.to_texts(chosen).tolist(), **({"seed": self.seed} if null else {})}
-        found = self._cached("fixed-null" if null else "fixed-losses", asked, scored)
+        found = self.cached("fixed-null" if null else "fixed-losses", asked, scored)
         return frames.curve_from_frame(found["curve"], tokens)
 
     def curves(self, source: str, *, context: str = "committed") -> list[records.Curve]:
@@ -206,7 +206,7 @@ class Study:
     def _at_positions(self, what: str, source: str, positions: int, measure: Any, asked: Request) -> Tables:
         tokens, space = self.tokens(source), self.space()
         asked = {**about(tokens, space), "positions": positions, **asked}
-        return self._cached(what, asked, lambda _: measure(self.lm, tokens, space, positions=positions))
+        return self.cached(what, asked, lambda _: measure(self.lm, tokens, space, positions=positions))
 
     def replayed(self, source: str, curve: records.Curve) -> records.Curve:
         """What the routes of a curve are worth in one ordinary forward pass, whatever context they were chosen in."""
@@ -217,7 +217,7 @@ class Study:
             return {"curve": frames.curve(records.Curve("replayed", "", curve.budgets, losses, curve.routes), tokens)}
 
         asked = {**about(tokens), "routes": sha256(curve.routes.tobytes()).hexdigest()[:12]}
-        found = frames.curve_from_frame(self._cached("replayed", asked, scored)["curve"], tokens)
+        found = frames.curve_from_frame(self.cached("replayed", asked, scored)["curve"], tokens)
         return replace(found, name=f"{curve.name}, replayed", context=f"from {curve.context}")
 
     def skipping(self, source: str, *, skip: int, context: str = "committed") -> records.Found:
@@ -242,7 +242,7 @@ class Study:
             return {"found": frames.found(found, tokens)}
 
         request = {**about(tokens, self.space()), "context": context, **asked}
-        return frames.found_from_frame(self._cached("search", request, compute)["found"], tokens)
+        return frames.found_from_frame(self.cached("search", request, compute)["found"], tokens)
 
     def difficulty(self, source: str, *, budget: int, context: str = "committed") -> pd.DataFrame:
         """Losses and difficulties of every token (figures 5, 6), columns as of `frames.difficulty`."""
@@ -334,7 +334,7 @@ class Study:
         chosen, losses = zip(*(self.routed(source, f"budget-{k}") for k in budgets))
         return records.Curve("router", "own", np.array(budgets), np.stack(losses), np.stack(chosen))
 
-    def _cached(self, what: str, asked: dict[str, Any], compute: Callable[[oracle.Keep], Tables]) -> Tables:
+    def cached(self, what: str, asked: dict[str, Any], compute: Callable[[oracle.Keep], Tables]) -> Tables:
         """The stored result of a request: the model, its dtype and all that was asked.
 
         `compute` is given what keeps its parts until it is done.

@@ -12,8 +12,8 @@ Request = dict[str, Any]
 """All that a stored result depends on."""
 RANDOM = "random-100"
 """The paper's best of 100 random routes."""
-PASSES = ("fixed-losses", "replayed")
-"""Results that are kept but not shipped: some forward passes give them again. Not so those on drawn targets, of which another
+PASSES = ("fixed-losses", "replayed", "judged")
+"""Results that are kept but not shipped: forward passes give them again. Not so those on drawn targets, of which another
 machine's rounding may draw others."""
 UNIFORM_FLOPS = 2e14
 """Up to which all routes are tried, each as the route of whole texts."""
