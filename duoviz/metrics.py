@@ -46,6 +46,10 @@ class Interval:
         """How far it is below a limit, for a claim that it is."""
         return replace(self, mean=limit - self.mean, low=limit - self.high, high=limit - self.low)
 
+    def above(self, limit: float) -> Interval:
+        """How far it is above a limit, for a claim that it is."""
+        return replace(self, mean=self.mean - limit, low=self.low - limit, high=self.high - limit)
+
     @property
     def p(self) -> float:
         """Two-sided p-value of a mean of zero, as the interval has it; NaN without one."""

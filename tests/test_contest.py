@@ -60,7 +60,8 @@ def test_a_router_that_was_trained_in_another_way_is_not_taken_for_it(trained):
 def test_they_are_judged_together_and_the_best_are_kept(trained, study, tmp_path, monkeypatch):
     out, *_ = trained
     monkeypatch.setattr("duoviz.study.study.CALIBRATION", 8)
-    tables = contest.judged(study, out, budgets=(2, 3), searched=2)
+    made = contest.trained(out, layers=study.lm.layers, budgets=(2, 3))
+    tables = contest.judged(study, made, searched=2)
     judged, policies = tables["judged"], tables["policies"]
     assert set(judged["name"]) == set(KINDS)
     own = judged[judged["control"] == ""]
@@ -88,9 +89,39 @@ def test_they_are_judged_together_and_the_best_are_kept(trained, study, tmp_path
 
 def test_bad_input_is_refused(study, tmp_path):
     with pytest.raises(ValueError, match="holds no routers"):
-        contest.judged(study, tmp_path)
+        contest.trained(tmp_path, layers=4)
     done = CliRunner().invoke(app, ["routers", "--kinds", "distil,luck", "--out", str(tmp_path)])
     assert done.exit_code == 2
     assert "kinds ['luck']: allowed are budget, straight-through" in done.output.replace("\n", " ")
     wrong = CliRunner().invoke(app, ["routers", "--budgets", "two", "--out", str(tmp_path)])
     assert "budgets 'two': give the numbers of big layers" in wrong.output
+
+
+def test_targets_are_claims_about_the_best_learned_kind():
+    rows = [
+        {"source": source, "name": name, "asked_big": k, "over_fixed_nats": gain, "label_free_gap_closed": gain * 10}
+        for k, gains in {1: (0.06, 0.07, 0.5), 2: (0.05, 0.01, 0.5), 6: (0.01, 0.02, 0.5)}.items()
+        for name, gain in zip(("distil", "budget", "shuffled labels"), gains)
+        for source in ("a", "b")
+    ]
+    judged = pd.DataFrame(rows).assign(
+        over_big_nats=-0.02, positions=100, documents=10, gap_positions=50, gap_documents=5
+    )
+    for name in contest.MEASURED:
+        judged = judged.assign(**{f"{name}_low": judged[name] - 0.004, f"{name}_high": judged[name] + 0.004})
+    judged.loc[judged["source"] == "b", "label_free_gap_closed"] = np.nan
+    best = contest.leading(judged)
+    assert best.groupby("asked_big")["name"].unique().map(list).to_dict() == {
+        1: ["budget"],
+        2: ["distil"],
+        6: ["budget"],
+    }
+    said = {(one.text, one.source): one.interval for one in contest.targets(best)}
+    gained = said["1 big: budget gains 0.055 nats over fixed", "b"]
+    assert (gained.mean, gained.low) == (pytest.approx(0.015), pytest.approx(0.011))
+    assert said["2 big: distil gains 0.055 nats over fixed", "a"].high == pytest.approx(-0.001)
+    closed = said["1 big: budget closes 80% of the label-free gap", "a"]
+    assert (closed.mean, closed.documents, closed.positions) == (pytest.approx(-0.1), 5, 50)
+    assert said["6 big: budget is within 0.01 nats of all big", "a"].mean == pytest.approx(-0.01)
+    # two gains of two sources, two gaps of the one where there is a gap, and all big of two
+    assert len(said) == 4 + 2 + 2

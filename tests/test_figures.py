@@ -346,13 +346,16 @@ def test_gains_by_luck_are_drawn_beside_those_on_the_true_token(tokens):
 
 def judged_routers():
     """Two kinds of router and a control at two budgets, and the label-free policy."""
-    counts = {"source": "s", "positions": 21, "documents": 3}
+    counts = {"source": "s", "positions": 21, "documents": 3, "gap_positions": 14, "gap_documents": 2}
     rows = [
         {"name": name, "asked_big": k, "realised_big": k + 0.1, "over_fixed_nats": gain * k, **counts}
         for name, gain in (("shuffled labels", 0.001), ("distil", 0.03), ("budget", 0.02))
         for k in (2, 1)
     ]
     judged = pd.DataFrame(rows).eval("over_fixed_nats_low = over_fixed_nats - 0.01")
+    judged = judged.eval("label_free_gap_closed = over_fixed_nats * 8")
+    judged = judged.eval("label_free_gap_closed_low = label_free_gap_closed - 0.1")
+    judged = judged.eval("label_free_gap_closed_high = label_free_gap_closed + 0.1")
     policies = pd.DataFrame([{"policy": name, "realised_big": k, "gain_nats": 0.1 * k, **counts}
                              for name in ("label-free", "oracle") for k in (1, 2)])  # fmt: skip
     return (
@@ -366,13 +369,18 @@ def test_routers_of_every_kind_stand_beside_the_label_free_policy():
     figure = figures.router_gains(judged, policies)
     assert [trace.name for trace in figure.data] == ["label-free policy", "budget", "distil", "shuffled labels"]
     np.testing.assert_allclose(figure.data[0].y, [0.1, 0.2])
-    for trace in figure.data[1:]:
+    closed = figures.router_gaps(judged).data
+    for trace, share in zip(figure.data[1:], closed):
         own = judged[judged["name"] == trace.name].sort_values("asked_big")
         np.testing.assert_allclose(trace.y, own["over_fixed_nats"])
+        np.testing.assert_allclose(share.y, own["label_free_gap_closed"])
         np.testing.assert_allclose(trace.error_y.array, 0.01)
+        np.testing.assert_allclose(share.error_y.arrayminus, 0.1)
+        assert (share.name, share.line.color) == (trace.name, trace.line.color)
         np.testing.assert_allclose(trace.customdata, own["realised_big"])
         assert abs(trace.x - own["realised_big"]).max() < 0.051
     assert figure.data[3].line.color == "#7f7f7f" != figure.data[2].line.color
+    assert "s: 2 documents, 14 positions" in figures.router_gaps(judged).layout.title.subtitle.text
 
 
 @pytest.fixture(scope="module")
@@ -429,6 +437,7 @@ def every(curves, tokens):
         ),
         "route_maps": figures.route_maps([("a", routes[0])], ["x"] * 7, title="t"),
         "router_gains": figures.router_gains(*judged_routers()),
+        "router_gaps": figures.router_gaps(judged_routers()[0]),
         "routing_heatmap": figures.routing_heatmap(frames.usage(routes, source="s", panel="p"), title="t"),
         "ridges": figures.ridges(
             frames.ridges(table.assign(kind="a"), "small_nats", by="kind"), "kind", x="loss (nats)", title="t"

@@ -70,6 +70,8 @@ def test_the_judge_counts_what_it_says(judged, planted):
         forward_flops(planted.model, routes) / routes[..., 0].size + made.flops(planted.vocab)
     )
     assert (own["positions"], own["documents"]) == (tokens.scored.sum(), len(tokens))
+    big = metrics.difference_interval(known[tokens.source]["fixed"].loss_nats[-1], loss, tokens.documents)
+    assert (own["over_big_nats"], own["over_big_nats_low"]) == (big.mean, big.low)
 
 
 def test_what_cannot_be_judged_is_refused(judged, planted):
@@ -114,6 +116,7 @@ def test_gaps_are_measured_on_the_documents_that_were_searched(judged, planted):
     at = [metrics.at_budget(one.budgets, one.loss_nats[:, :3], part["realised_big"]) for one in (fixed, best)]
     want = metrics.gap_interval(loss[:3], *at, tokens.documents[:3])
     assert (part["gap_closed"], part["gap_closed_low"]) == (want.mean, want.low)
+    assert (part["gap_positions"], part["gap_documents"]) == (want.positions, 3)
     assert part["gap_closed"] != whole["gap_closed"]
 
 

@@ -110,7 +110,8 @@ def routers(
     )
     contest.train(model, out, budgets=numbers, kinds={name: contest.KINDS[name] for name in asked}, **ways)
     own = study.Study(model=model, sources=tuple(judge.split(",")), documents=documents, length=length, groups=groups)
-    tables = contest.judged(own, out, budgets=compared, searched=searched, context=context)
+    made = contest.trained(out, layers=own.lm.layers, budgets=compared)
+    tables = contest.judged(own, made, searched=searched, context=context)
     store.write_tables(tables, out / "tables")
     columns = [
         "source",

@@ -41,9 +41,9 @@ def routers(
 
     Columns: source, router, control (empty for the router itself), kind, units, reads, shuffled, seed, trained_tokens,
     parameters, trained_big (mean big layers that it was trained for); asked_big and realised_big, mflop (a token's, the router's
-    own included); loss_nats, over_fixed_nats (paired by position, at the realised budget) and, where the curves are known,
-    gap_closed and label_free_gap_closed, each with `_low` and `_high` (95 %, over documents; NaN where the gap itself may be 0);
-    positions, documents.
+    own included); loss_nats, over_fixed_nats (paired by position, at the realised budget), over_big_nats (gain over the last of
+    the fixed routes, all big) and, where the curves are known, gap_closed and label_free_gap_closed, each with `_low` and `_high`
+    (95 %, over documents; NaN where the gap itself may be 0); positions, documents; and of the gaps gap_positions, gap_documents.
 
     Args:
         lm: the model.
@@ -126,14 +126,17 @@ def _judged(
     found = {
         "loss_nats": metrics.mean_interval(loss, tokens.documents),
         "over_fixed_nats": metrics.difference_interval(at["fixed"], loss, tokens.documents),
+        "over_big_nats": metrics.difference_interval(known["fixed"].loss_nats[-1], loss, tokens.documents),
     }
-    for name, column in (("oracle", "gap_closed"), ("label-free", "label_free_gap_closed")):
-        if name in at:
-            few = len(at[name])
-            found[column] = metrics.gap_interval(loss[:few], at["fixed"][:few], at[name], tokens.documents[:few])
     whole = np.where(routes < 0, BIG, routes)
     flops = forward_flops(lm.model, whole) / whole[..., 0].size + router.flops(lm.vocab)
     row: dict[str, Any] = {"realised_big": real, "mflop": flops / 1e6}
+    for name, column in (("oracle", "gap_closed"), ("label-free", "label_free_gap_closed")):
+        if name in at:
+            few = len(at[name])
+            gap = metrics.gap_interval(loss[:few], at["fixed"][:few], at[name], tokens.documents[:few])
+            found[column] = gap
+            row |= {"gap_positions": gap.positions, "gap_documents": gap.documents}
     for column, interval in found.items():
         row |= interval.columns(column)
     return row | {"positions": found["loss_nats"].positions, "documents": found["loss_nats"].documents}

@@ -22,7 +22,7 @@ from .policies import (
     policy_bars,
     realised_budget,
 )
-from .routers import gain_calibration, router_gains
+from .routers import gain_calibration, router_gains, router_gaps
 from .routing import around, frame, route_comparison, route_maps, routing_heatmap
 from .tokens import agreement, difficulty_against_loss, distribution, ridges, slices, token_losses
 from .training import beginnings, equal_flops, training_curves
@@ -58,6 +58,7 @@ __all__ = [
     "route_comparison",
     "route_maps",
     "router_gains",
+    "router_gaps",
     "routing_heatmap",
     "slices",
     "token_losses",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 import pandas as pd
@@ -40,35 +42,65 @@ def router_gains(judged: pd.DataFrame, policies: pd.DataFrame, *, title: str = "
     gain = ["over_fixed_nats", "over_fixed_nats_low", "over_fixed_nats_high"]
     look.needed(judged, ["source", "name", "asked_big", "realised_big", *gain, "positions", "documents"])
     look.needed(policies, ["source", "policy", "realised_big", "gain_nats", "gain_nats_low", "gain_nats_high"])
-    given = list(dict.fromkeys(judged["name"]))
-    names = [*(name for name in KINDS if name in given), *(name for name in given if name not in KINDS)]
     figure, parts = look.by_source(judged, along="asked_big")
-    for column, source, inside in parts:
+    for column, source, _ in parts:
         free = policies[(policies["source"] == source) & (policies["policy"] == "label-free")]
         bars = look.errors(free, "gain_nats", "gain_nats_low", "gain_nats_high")
         data: dict[str, Any] = {"x": free["realised_big"], "y": free["gain_nats"], "error_y": bars}
         look.policy_line(figure, "label-free", name="label-free policy", column=column, shown=column == 1, **data)
-        for place, name in enumerate(names):
-            part = inside[inside["name"] == name]
-            mark, colour = KINDS.get(name, ("line-ew-open", style.INK))
-            dash = "solid" if name in KINDS else CONTROL_DASHES[(place - len(KINDS)) % len(CONTROL_DASHES)]
-            figure.add_scatter(
-                x=part["realised_big"] + APART * (place - (len(names) - 1) / 2),
-                y=part[gain[0]],
-                error_y={**look.errors(part, *gain), "thickness": 1, "width": 2},
-                name=style.escape(name),
-                mode="lines+markers",
-                line={"color": colour, "dash": dash, "width": 2 if name in KINDS else 1.2},
-                marker={"symbol": mark, "size": 8},
-                customdata=part["realised_big"],
-                hovertemplate="%{customdata:.2f} big: %{y:.3f} nats",
-                **look.in_panel(column, name),
-            )
-    figure.add_hline(y=0, line={"color": style.POLICY_COLOURS["fixed"], "width": 2})
-    figure.update_xaxes(title="big layers per token (realised)")
+    _lines(figure, parts, "over_fixed_nats", hover="%{customdata:.2f} big: %{y:.3f} nats")
     figure.update_yaxes(title="gain over the best fixed route (nats per token)", col=1)
     note = f"{look.counted(judged)}; bars: 95 % intervals; marks of one budget are set apart; grey: controls"
     return look.finish(figure, title=title, note=note, height=480)
+
+
+def router_gaps(judged: pd.DataFrame, *, title: str = "How much of what can be known do routers find?") -> go.Figure:
+    """What share of the gap from the best fixed route to the label-free policy does each kind of router close? One line a kind,
+    controls in grey; nothing is drawn where the gap itself may be 0. One panel per source; bars are 95 % intervals.
+
+    Args:
+        judged: columns source, name, asked_big, realised_big, label_free_gap_closed with its bounds, gap_positions,
+            gap_documents.
+        title: of the figure.
+
+    Raises:
+        ValueError: no rows, or a column is missing.
+    """
+    closed = [f"label_free_gap_closed{end}" for end in ("", "_low", "_high")]
+    look.needed(judged, ["source", "name", "asked_big", "realised_big", *closed, "gap_positions", "gap_documents"])
+    judged = judged.assign(positions=judged["gap_positions"], documents=judged["gap_documents"])
+    figure, parts = look.by_source(judged, along="asked_big")
+    _lines(figure, parts, closed[0], hover="%{customdata:.2f} big: %{y:.0%}")
+    figure.add_hline(y=1, line={"color": style.policy_colour("label-free"), "width": 2})
+    figure.update_yaxes(title="share of the label-free gap that is closed", tickformat=".0%", col=1)
+    note = (
+        f"{look.counted(judged)}; bars: 95 % intervals; 0 %: best fixed route, 100 %: label-free policy; grey: controls"
+    )
+    return look.finish(figure, title=title, note=note, height=480)
+
+
+def _lines(figure: go.Figure, parts: Sequence[tuple[int, str, pd.DataFrame]], value: str, *, hover: str) -> None:
+    """A line for each kind of router in each panel, over the big layers that it realises."""
+    given = list(dict.fromkeys(name for _, _, inside in parts for name in inside["name"]))
+    names = [*(name for name in KINDS if name in given), *(name for name in given if name not in KINDS)]
+    for (column, _, inside), (place, name) in product(parts, enumerate(names)):
+        part = inside[inside["name"] == name]
+        mark, colour = KINDS.get(name, ("line-ew-open", style.INK))
+        dash = "solid" if name in KINDS else CONTROL_DASHES[(place - len(KINDS)) % len(CONTROL_DASHES)]
+        figure.add_scatter(
+            x=part["realised_big"] + APART * (place - (len(names) - 1) / 2),
+            y=part[value],
+            error_y={**look.errors(part, value, f"{value}_low", f"{value}_high"), "thickness": 1, "width": 2},
+            name=style.escape(name),
+            mode="lines+markers",
+            line={"color": colour, "dash": dash, "width": 2 if name in KINDS else 1.2},
+            marker={"symbol": mark, "size": 8},
+            customdata=part["realised_big"],
+            hovertemplate=hover,
+            **look.in_panel(column, name),
+        )
+    figure.add_hline(y=0, line={"color": style.POLICY_COLOURS["fixed"], "width": 2})
+    figure.update_xaxes(title="big layers per token (realised)")
 
 
 def gain_calibration(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .. import corpus, evaluation, frames, places, router, store, training
+from .. import claims, corpus, evaluation, frames, metrics, places, router, store, training
 from ..model import configuration
 from ..oracle import Keep
 from ..records import Curve
@@ -43,6 +43,15 @@ CONTROLS = tuple(KINDS)[6:]
 FORWARD = ("budget", "straight-through", "policy")
 """Kinds that learn from forward passes, which may be in bfloat16."""
 TABLES = ("judged", "policies")
+GAIN = {1: 0.055, 2: 0.055, 4: 0.03}
+"""What a good router should gain over the best fixed route, in nats, by its big layers of 12."""
+CLOSED = {1: 0.8, 2: 0.8, 3: 0.8}
+"""What share of the label-free gap it should close."""
+NEAR_BIG = 6
+"""With how many it should lose no more than 0.01 nats against all big."""
+MEASURED = ("over_fixed_nats", "label_free_gap_closed", "over_big_nats")
+Made = Mapping[str, Mapping[str, router.Router]]
+"""Routers by the name of their kind, each as `<router>/<seed>`."""
 
 
 def train(
@@ -104,37 +113,31 @@ def _check(folder: Path, asked: Mapping[str, Any]) -> None:
 
 
 def judged(
-    study: Study,
-    out: Path,
-    *,
-    budgets: Sequence[int] = JUDGED,
-    searched: int = SEARCHED,
-    context: str = "committed",
+    study: Study, made: Made, *, searched: int = SEARCHED, context: str = "committed"
 ) -> dict[str, pd.DataFrame]:
-    """What those routers are worth on the texts of a study.
+    """What routers are worth on the texts of a study.
 
-    Offsets are set on calibration text of the same source, without its labels; at a budget that no router of a kind was trained
-    for, those of the one with the nearest budget. Tables: `judged` (see `evaluation.routers`, with the name of `KINDS`) and
-    `policies` (what label-free policy and oracle gain: see `frames.over_fixed`).
+    Offsets are set on calibration text of the same source, without its labels. Tables: `judged` (see `evaluation.routers`, with
+    the kind's name) and `policies` (what label-free policy and oracle gain: see `frames.over_fixed`).
 
     Args:
         study: its documents are judged.
-        out: as of `train`.
-        budgets: big layers of a token.
+        made: the routers, as of `trained` or `own`.
         searched: documents of each source, the first ones, on which oracle and label-free policy are searched.
         context: of these.
 
     Raises:
-        ValueError: no router in the folder, or one of another model.
+        ValueError: a router of another model.
     """
-    made, few = _aimed(out, budgets, study.lm.layers), replace(study, documents=min(searched, study.documents))
+    few = replace(study, documents=min(searched, study.documents))
+    budgets = sorted({round(one.mixture.big * study.lm.layers) for some in made.values() for one in some.values()})
     tables, policies = [], []
     for source in study.sources:
         best = _best(few, source, context)
         other = {name: best[name] for name in ("fixed", "oracle")}
         policies.append(frames.over_fixed(_at(best["label-free"], budgets), other, few.tokens(source)))
         known = {**best, "fixed": study.fixed(source)}
-        tables += [_of_kind(study, source, made[name], known, context).assign(name=name) for name in made]
+        tables += [_of_kind(study, source, some, known, context).assign(name=name) for name, some in made.items()]
     return {name: pd.concat(parts, ignore_index=True) for name, parts in zip(TABLES, (tables, policies))}
 
 
@@ -157,19 +160,37 @@ def _of_kind(
     return study.cached("judged", {**about(tokens), **asked, "searched": searched}, compute)["judged"]
 
 
-def _aimed(out: Path, budgets: Sequence[int], layers: int) -> dict[str, dict[str, router.Router]]:
-    """By kind, for each budget and seed the router that was trained for the nearest budget, the smaller of two; as
-    `<kind>-<budget>/<seed>`."""
-    trained: dict[tuple[str, str], dict[int, router.Router]] = {}
+def trained(out: Path, *, layers: int, budgets: Sequence[int] = JUDGED) -> Made:
+    """The routers of `train`: for each kind, budget and seed the one that was trained for the nearest budget, the smaller of two.
+
+    Args:
+        out: as of `train`.
+        layers: of the model.
+        budgets: big layers of a token.
+
+    Raises:
+        ValueError: no router in the folder.
+    """
+    found: dict[tuple[str, str], dict[int, router.Router]] = {}
     for path in sorted(out.glob("*/*/router.json")):
         name, _, number = path.parts[-3].rpartition("-")
-        trained.setdefault((name, path.parts[-2]), {})[int(number)] = router.load(path.parent)
-    if not trained:
+        found.setdefault((name, path.parts[-2]), {})[int(number)] = router.load(path.parent)
+    if not found:
         raise ValueError(f"{out} holds no routers: train some first")
     made: dict[str, dict[str, router.Router]] = {}
-    for ((name, seed), some), big in product(trained.items(), budgets):
+    for ((name, seed), some), big in product(found.items(), budgets):
         nearest = min(some, key=lambda own: (abs(own - big), own))
         made.setdefault(name, {})[f"{name}-{big}/{seed}"] = some[nearest].aimed(router.Mixture.from_budget(big, layers))
+    return made
+
+
+def own(study: Study) -> Made:
+    """The routers that belong to a study's model, but those that choose among other routes than the study's searches."""
+    made: dict[str, dict[str, router.Router]] = {}
+    for name, mixture in study.routers().items():
+        if mixture.letters == study.choices:
+            one = study.router(name)
+            made.setdefault(one.facts.get("kind", "budget"), {})[f"{name}/0"] = one
     return made
 
 
@@ -183,6 +204,40 @@ def _at(curve: Curve, budgets: Sequence[int]) -> Curve:
     """Some budgets of a curve."""
     places_ = [curve.place(budget) for budget in budgets]
     return Curve(curve.name, curve.context, curve.budgets[places_], curve.loss_nats[places_], curve.routes[places_])
+
+
+def leading(judged: pd.DataFrame) -> pd.DataFrame:
+    """Of each budget the rows of the learned kind that gains most, on average over the sources.
+
+    Args:
+        judged: as of `frames.over_seeds`, without controls.
+    """
+    learned = judged[~judged["name"].isin([*CONTROLS, "threshold"])]
+    gains = learned.groupby(["asked_big", "name"])["over_fixed_nats"].mean()
+    best = set(gains.groupby("asked_big").idxmax())
+    return learned[[pair in best for pair in zip(learned["asked_big"], learned["name"])]].sort_values("asked_big")
+
+
+def targets(judged: pd.DataFrame) -> list[claims.Claim]:
+    """Whether the best learned kind gains and closes what `GAIN`, `CLOSED` and `NEAR_BIG` ask for, source by source.
+
+    Args:
+        judged: as of `leading`.
+    """
+    said = []
+    for row in judged.to_dict("records"):
+        k, about = round(row["asked_big"]), {"source": row["source"]}
+        gain, closed, over = (metrics.Interval.of(row, name) for name in MEASURED)
+        who = f"{k} big: {row['name']}"
+        if k in GAIN:
+            said.append(claims.Claim(f"{who} gains {GAIN[k]} nats over fixed", gain.above(GAIN[k]), **about))
+        if k in CLOSED and np.isfinite(closed.mean):
+            closed = replace(closed, positions=row["gap_positions"], documents=row["gap_documents"])
+            text = f"{who} closes {CLOSED[k]:.0%} of the label-free gap"
+            said.append(claims.Claim(text, closed.above(CLOSED[k]), unit="share", **about))
+        if k == NEAR_BIG:
+            said.append(claims.Claim(f"{who} is within 0.01 nats of all big", over.above(-0.01), **about))
+    return said
 
 
 def keep(study: Study, out: Path, tables: Mapping[str, pd.DataFrame], folder: Path) -> list[Path]:
