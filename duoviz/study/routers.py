@@ -185,10 +185,11 @@ def trained(out: Path, *, layers: int, budgets: Sequence[int] = JUDGED) -> Made:
 
 
 def own(study: Study) -> Made:
-    """The routers that belong to a study's model, but those that choose among other routes than the study's searches."""
+    """The routers that belong to a study's model and were trained for a number of big layers, as the study's searches are."""
     made: dict[str, dict[str, router.Router]] = {}
     for name, mixture in study.routers().items():
-        if mixture.letters == study.choices:
+        big = mixture.big * study.lm.layers
+        if mixture.letters == study.choices and abs(big - round(big)) < 1e-3:
             one = study.router(name)
             made.setdefault(one.facts.get("kind", "budget"), {})[f"{name}/0"] = one
     return made
@@ -201,8 +202,8 @@ def _best(study: Study, source: str, context: str) -> dict[str, Curve]:
 
 
 def _at(curve: Curve, budgets: Sequence[int]) -> Curve:
-    """Some budgets of a curve."""
-    places_ = [curve.place(budget) for budget in budgets]
+    """A curve at some budgets, or the nearest that it has."""
+    places_ = sorted({int(abs(curve.budgets - budget).argmin()) for budget in budgets})
     return Curve(curve.name, curve.context, curve.budgets[places_], curve.loss_nats[places_], curve.routes[places_])
 
 
@@ -267,3 +268,11 @@ def read(folder: Path | str) -> dict[str, pd.DataFrame]:
         FileNotFoundError: there are none.
     """
     return store.read_tables(Path(folder) / "tables", TABLES)
+
+
+def compared(study: Study, *, context: str = "committed") -> dict[str, pd.DataFrame]:
+    """The tables that `keep` left beside the routers of a study's model; where there are none, `judged` of its own routers."""
+    try:
+        return read(Path(study.folder) / "routers")
+    except FileNotFoundError:
+        return judged(study, own(study), context=context)
