@@ -37,6 +37,16 @@ def test_the_losses_are_those_of_the_model(folder):
         assert found["nll"][row, route] == pytest.approx(want, abs=1e-5)
 
 
+def test_rounded_losses_are_within_half_a_step(folder, tmp_path):
+    assert CliRunner().invoke(app, [*ASKED, "--step", "0.002", "--out", str(tmp_path / "x")]).exit_code == 0
+    assert np.stack(pd.read_parquet(tmp_path / "x" / "part-00000.parquet")["nll"]).dtype == np.uint16
+    for name, values in losses.read(tmp_path / "x")[2].items():
+        assert 0.0009 < abs(values - losses.read(folder)[2][name]).max() < 0.00101
+    done = CliRunner().invoke(app, [*ASKED, "--step", "0.00001", "--out", str(tmp_path / "y")])
+    assert done.exit_code == 2
+    assert "with steps of 1e-05 the most is 0.66" in done.output
+
+
 def test_what_was_cut_off_is_finished_and_nothing_is_computed_twice(folder, tmp_path):
     first, second = (folder / f"part-0000{number}.parquet" for number in (0, 1))
     kept, want = first.stat().st_mtime_ns, pd.read_parquet(second)

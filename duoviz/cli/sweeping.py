@@ -97,13 +97,14 @@ def landscape(
     slurm: Slurm = None,
     groups: Groups = None,
     context: Context = "reference:big",
+    step: Annotated[float, typer.Option(help="Nats to which losses are rounded, to take less room; 0 for none.")] = 0.0,
     model: Model = str(SHIPPED),
 ) -> None:
     """Write every route's loss of every token as parquet, for routers that are trained elsewhere (see duoviz.study.losses)."""
     from ..study import losses
 
     study = _study(model, source, documents, out, length=length, groups=groups)
-    asked = losses.LossSweep(study=study, source=source, context=context, shards=shards)
+    asked = losses.LossSweep(study=study, source=source, context=context, step=step, shards=shards)
     _run(asked, on, threads, gpus_per_worker, slurm)
     routes, table, _ = losses.read(out)
     print(f"{len(table):,} positions, each with the losses of {len(routes):,} routes, are in {out}")

@@ -7,7 +7,8 @@ A folder holds `schema.json`, `routes.parquet` and a part for each document:
 | `routes.parquet` | a route, in the order of the losses | route (its letters, layer 0 first), big (how many layers are) |
 | `part-00000.parquet` | a position of document 0 | document, position, token_id, target_id, and a column for each objective |
 
-The column of an objective holds a list of float32 in each row: a loss in nats for each route.
+The column of an objective holds a list in each row, a number for each route: its loss in nats, float32; or, where `schema.json`
+names a `step_nats` above 0, the loss in such steps, rounded to a whole number, uint16.
 The losses of `nll` are those on the true next token, of `expected` those expected under the prediction of all big, which no
 label is needed for. All are of the context that `schema.json` names: under `reference:big` every earlier token is big.
 """
@@ -26,12 +27,10 @@ import pandas as pd
 
 from .. import oracle, routes
 from ..places import replaced
-from ..records import Tokens
-from .study import Study
 from .sweep import Files, Sweep
 
 OBJECTIVES = ("nll", "expected")
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,10 +40,12 @@ class LossSweep(Sweep):
     Attributes:
         context: `reference:<route>`.
         objectives: see `duoviz.oracle.objectives`.
+        step: nats to which losses are rounded, to take less room; 0 for none.
     """
 
     context: str = "reference:big"
     objectives: Sequence[str] = OBJECTIVES
+    step: float = 0.0
     batch: int = 1
 
     def begin(self) -> Callable[[slice], Files]:
@@ -53,15 +54,14 @@ class LossSweep(Sweep):
         Raises:
             ValueError: a folder of other texts, another model or format; what `oracle.landscapes` refuses.
         """
-        study, out = self.study, self.study.kept
-        _begin(out, study, study.tokens(self.source), self.context, self.objectives)
+        out = self.study.kept
+        self._write_schema()
 
         def compute(documents: slice) -> Files:
             parts = {number: out / f"part-{number:05}.parquet" for number in range(documents.start, documents.stop)}
             for number, part in parts.items():
                 if not part.is_file():
-                    table = _part(study, self.source, number, self.context, self.objectives)
-                    replaced(part, partial(_to_parquet, table))
+                    replaced(part, partial(_to_parquet, self._part(number)))
             return [[part] for part in parts.values()]
 
         return compute
@@ -69,31 +69,53 @@ class LossSweep(Sweep):
     def merge(self) -> None:
         """The parts stay as they are."""
 
+    def _write_schema(self) -> None:
+        study, tokens, space = self.study, self.study.tokens(self.source), self.study.space()
+        schema = {
+            "format": FORMAT,
+            "model": study.model,
+            "fingerprint": study.lm.fingerprint,
+            "source": tokens.source,
+            "text": tokens.fingerprint,
+            "documents": len(tokens),
+            "length": int(tokens.ids.shape[1]),
+            "context": self.context,
+            "routes": str(space),
+            "objectives": list(self.objectives),
+            "unit": "nats",
+            "step_nats": self.step,
+        }
+        out, path = study.kept, study.kept / "schema.json"
+        known = json.loads(path.read_text()) if path.is_file() else schema
+        if wrong := {name: (known.get(name), asked) for name, asked in schema.items() if known.get(name) != asked}:
+            raise ValueError(f"{out} holds other losses, (kept, asked) = {wrong}: give another folder")
+        out.mkdir(parents=True, exist_ok=True)
+        replaced(path, lambda partial: partial.write_text(json.dumps(schema, indent=1) + "\n"))
+        every = space.enumerate()
+        table = pd.DataFrame({"route": routes.to_texts(every), "big": (every == routes.BIG).sum(1)})
+        replaced(out / "routes.parquet", partial(_to_parquet, table))
 
-def _begin(out: Path, study: Study, tokens: Tokens, context: str, objectives: Sequence[str]) -> None:
-    space = study.space()
-    schema = {
-        "format": FORMAT,
-        "model": study.model,
-        "fingerprint": study.lm.fingerprint,
-        "source": tokens.source,
-        "text": tokens.fingerprint,
-        "documents": len(tokens),
-        "length": int(tokens.ids.shape[1]),
-        "context": context,
-        "routes": str(space),
-        "objectives": list(objectives),
-        "unit": "nats",
-    }
-    path = out / "schema.json"
-    known = json.loads(path.read_text()) if path.is_file() else schema
-    if wrong := {name: (known.get(name), asked) for name, asked in schema.items() if known.get(name) != asked}:
-        raise ValueError(f"{out} holds other losses, (kept, asked) = {wrong}: give another folder")
-    out.mkdir(parents=True, exist_ok=True)
-    replaced(path, lambda partial: partial.write_text(json.dumps(schema, indent=1) + "\n"))
-    every = space.enumerate()
-    table = pd.DataFrame({"route": routes.to_texts(every), "big": (every == routes.BIG).sum(1)})
-    replaced(out / "routes.parquet", partial(_to_parquet, table))
+    def _part(self, number: int) -> pd.DataFrame:
+        """The rows of one document."""
+        study, tokens = self.study, self.study.tokens(self.source)[number : number + 1]
+        (positions,) = np.nonzero(tokens.scored[0])
+        ways: dict[str, Any] = {"context": self.context, "objectives": self.objectives}
+        losses = oracle.landscapes(
+            study.lm, tokens, study.space(), positions.tolist(), setting=oracle.Setting(quiet=True), **ways
+        )
+        if self.step:
+            if losses.max() > (most := self.step * np.iinfo(np.uint16).max):
+                raise ValueError(f"a loss of {losses.max():.2f} nats: with steps of {self.step} the most is {most:.2f}")
+            losses = np.rint(losses / self.step).astype(np.uint16)
+        return pd.DataFrame(
+            {
+                "document": tokens.documents[0],
+                "position": positions.astype(np.int32),
+                "token_id": tokens.ids[0, positions].astype(np.int32),
+                "target_id": tokens.ids[0, positions + 1].astype(np.int32),
+                **{name: list(losses[place, 0]) for place, name in enumerate(self.objectives)},
+            }
+        )
 
 
 def read(folder: Path | str) -> tuple[np.ndarray, pd.DataFrame, dict[str, np.ndarray]]:
@@ -113,25 +135,10 @@ def read(folder: Path | str) -> tuple[np.ndarray, pd.DataFrame, dict[str, np.nda
         )
     table = pd.concat([pd.read_parquet(part) for part in parts], ignore_index=True)
     losses = {name: np.stack(table.pop(name).to_list()) for name in schema["objectives"]}
+    if step := schema["step_nats"]:
+        losses = {name: values.astype(np.float32) * np.float32(step) for name, values in losses.items()}
     texts = pd.read_parquet(folder / "routes.parquet")["route"].to_list()
     return routes.parse(texts, layers=len(texts[0])), table, losses
-
-
-def _part(study: Study, source: str, number: int, context: str, objectives: Sequence[str]) -> pd.DataFrame:
-    """The rows of one document."""
-    tokens = study.tokens(source)[number : number + 1]
-    (positions,) = np.nonzero(tokens.scored[0])
-    ways: dict[str, Any] = {"context": context, "objectives": objectives, "setting": oracle.Setting(quiet=True)}
-    losses = oracle.landscapes(study.lm, tokens, study.space(), positions.tolist(), **ways)
-    return pd.DataFrame(
-        {
-            "document": tokens.documents[0],
-            "position": positions.astype(np.int32),
-            "token_id": tokens.ids[0, positions].astype(np.int32),
-            "target_id": tokens.ids[0, positions + 1].astype(np.int32),
-            **{name: list(losses[place, 0]) for place, name in enumerate(objectives)},
-        }
-    )
 
 
 def _to_parquet(table: pd.DataFrame, path: Path) -> None:
