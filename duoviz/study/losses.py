@@ -61,7 +61,7 @@ class LossSweep(Sweep):
             parts = {number: out / f"part-{number:05}.parquet" for number in range(documents.start, documents.stop)}
             for number, part in parts.items():
                 if not part.is_file():
-                    replaced(part, partial(_to_parquet, self._part(number)))
+                    replaced(part, partial(_to_parquet, self._part(number), bytewise=self.objectives))
             return [[part] for part in parts.values()]
 
         return compute
@@ -141,5 +141,7 @@ def read(folder: Path | str) -> tuple[np.ndarray, pd.DataFrame, dict[str, np.nda
     return routes.parse(texts, layers=len(texts[0])), table, losses
 
 
-def _to_parquet(table: pd.DataFrame, path: Path) -> None:
-    table.to_parquet(path, compression="zstd", index=False)
+def _to_parquet(table: pd.DataFrame, path: Path, *, bytewise: Sequence[str] = ()) -> None:
+    """Numbers of the columns `bytewise` byte by byte, all first bytes before all second ones: a third smaller."""
+    ways: Any = {"use_byte_stream_split": [f"{name}.list.element" for name in bytewise], "use_dictionary": not bytewise}
+    table.to_parquet(path, compression="zstd", index=False, **ways)
