@@ -123,7 +123,7 @@ def planted_plan(kind, mixture=None, **changes):
     from duoviz.router import Mixture, Stage3
 
     steps = 10 if kind in ("distil", "pairwise") else 150
-    ways = {"tokens": 16 * 16 * steps, "rows": 16, "learning_rate": 0.03, "alpha": 3.0}
+    ways = {"tokens": 16 * 16 * steps, "rows": 16, "learning_rate": 0.03, "alpha": 3.0, "epochs": 32}
     return Stage3(mixture or Mixture(0.5, 0.5), kind=kind, **(ways | changes))
 
 

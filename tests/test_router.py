@@ -153,7 +153,7 @@ def interrupted(monkeypatch, path, plan, lm, rows):
     step = training_._step
 
     def killed(*args):
-        if len(args[-1]) == 8:
+        if len(args[-1].log) == 8:
             raise KeyboardInterrupt
         return step(*args)
 

@@ -48,7 +48,7 @@ def router(
     shuffled: Annotated[
         bool, typer.Option("--shuffled", help="A control: learn from the losses of other tokens (distil, pairwise).")
     ] = False,
-    learning_rate: Annotated[float, typer.Option(help="Of the router.")] = 3e-3,
+    learning_rate: Annotated[float | None, typer.Option(help="Of the router; that of its kind if not given.")] = None,
     bf16: Bf16 = False,
     sources: Sources = "python-prose,python-code",
     model: Model = str(SHIPPED),

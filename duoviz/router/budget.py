@@ -5,7 +5,7 @@ Paper: arXiv 2410.10846, section 2, stage 3. Differs: see `duoviz.router`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,11 +16,12 @@ from ..model import LanguageModel
 from .linear import Mixture, Router
 
 if TYPE_CHECKING:
+    from .past import Past
     from .training import Stage3
 
 
 def loss(
-    lm: LanguageModel, router: Router, ids: Int[Tensor, "row token"], plan: Stage3, log: Sequence, draw: torch.Generator
+    lm: LanguageModel, router: Router, ids: Int[Tensor, "row token"], plan: Stage3, past: Past, draw: torch.Generator
 ) -> Iterator[tuple[Tensor, dict[str, Any]]]:
     """The loss of a step, and what is logged of it."""
     out = forward(lm, router.train(), ids, plan, labels=ids)

@@ -1,13 +1,13 @@
 """Kind `distil`: each layer's logits learn what its choices would lose, along the router's own routes.
 
 The losses are those of `oracle.flips`: of a token whose other layers, and all earlier tokens, keep the routes that the router
-takes now, so that it learns in the states that it meets (DAgger, Ross et al., arXiv 1011.0686). Minus the loss in nats is the
-logit, up to what all choices of a token share; the offsets of `calibrate` then buy the largest gains that the budget allows.
+takes now. Minus the loss in nats is the logit, up to what all choices of a token share; the offsets of `calibrate` then buy the
+largest gains that the budget allows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from .linear import Router
 from .processes import averaged, number
 
 if TYPE_CHECKING:
+    from .past import Past
     from .training import Stage3
 
 BATCH = 1024
@@ -29,9 +30,9 @@ BATCH = 1024
 
 
 def loss(
-    lm: LanguageModel, router: Router, ids: Int[Tensor, "row token"], plan: Stage3, log: Sequence, draw: torch.Generator
-) -> Iterator[tuple[Tensor, dict[str, Any]]]:
-    """The losses of the gradient steps on one batch of texts, and what is logged of them."""
+    lm: LanguageModel, router: Router, ids: Int[Tensor, "row token"], plan: Stage3, past: Past, draw: torch.Generator
+) -> Iterator[tuple[Tensor | None, dict[str, Any]]]:
+    """The losses of the gradient steps after one batch of texts, if it ends a round, and what is logged of them."""
     inputs = Recorder(router.eval())
     tokens = ids.cpu().numpy()
     _meet_budget(router, lm, ids)
@@ -42,16 +43,23 @@ def loss(
         lm, tokens, chosen.to(torch.int8).cpu().numpy(), objectives=(plan.objective,), choices=plan.mixture.letters
     )[0]
     gains = torch.from_numpy(losses[..., :1] - losses).to(ids.device).flatten(0, 1)  # [position, layer, choice]
-    x = torch.stack([inputs.seen[layer].reshape(*ids.shape, -1)[:, :-1].flatten(0, 1) for layer in range(lm.layers)])
-    if plan.shuffled:
-        x = x[:, torch.randperm(x.shape[1], generator=draw)]
-    shares = router.shares(chosen)
-    for _ in range(plan.epochs):
-        for rows in torch.randperm(len(gains), generator=draw).split(max(1, BATCH // number())):
-            logits = torch.stack([router.network(layer, x[layer, rows]) for layer in range(lm.layers)], 1)
-            off = (logits - logits[..., :1] - gains[rows])[..., 1:].square().mean()
-            unexplained = off.item() / max(float(gains[rows][..., 1:].var()), 1e-12)
-            yield off, {"loss_nats": out.loss.item(), "unexplained": unexplained, "shares": shares}
+    x = [inputs.seen[layer].reshape(*ids.shape, -1)[:, :-1].flatten(0, 1) for layer in range(lm.layers)]
+    past.memory.add(shuffled(torch.stack(x, 1).half(), plan, draw), gains)
+    record = {"loss_nats": out.loss.item(), "unexplained": float("nan"), "shares": router.shares(chosen)}
+    if not past.round_ends(plan.rounds):
+        yield None, record
+        return
+    for done, parts in past.memory.again(plan.epochs, max(1, BATCH // number()), draw):
+        read, want = (part.to(ids.device) for part in parts)
+        logits = torch.stack([router.network(layer, read[:, layer].float()) for layer in range(lm.layers)], 1)
+        off = (logits - logits[..., :1] - want)[..., 1:].square().mean()
+        unexplained = off.item() / max(float(want[..., 1:].var()), 1e-12)
+        yield off, {**record, "rate": 1 - done, "unexplained": unexplained}
+
+
+def shuffled(x: Tensor, plan: Stage3, draw: torch.Generator) -> Tensor:
+    """What is read of some positions; dealt out to other positions if the plan says so."""
+    return x[torch.randperm(len(x), generator=draw)] if plan.shuffled else x
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ that such a router misses only what the first layer does not know.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +19,12 @@ from torch import Tensor
 from .. import oracle
 from ..model import LanguageModel
 from ..routes import BIG, Space
-from .distil import BATCH, Recorder
+from .distil import BATCH, Recorder, shuffled
 from .linear import Mixture, Router
 from .processes import number
 
 if TYPE_CHECKING:
+    from .past import Past
     from .training import Stage3
 
 MOST_LAYERS = 16
@@ -102,9 +103,9 @@ def terms_of(routes: Int[Tensor, "*any layer"]) -> Float[Tensor, "*any term"]:
 
 
 def loss(
-    lm: LanguageModel, router: Router, ids: Int[Tensor, "row token"], plan: Stage3, log: Sequence, draw: torch.Generator
-) -> Iterator[tuple[Tensor, dict[str, Any]]]:
-    """The losses of the gradient steps on one batch of texts, and what is logged of them."""
+    lm: LanguageModel, router: Router, ids: Int[Tensor, "row token"], plan: Stage3, past: Past, draw: torch.Generator
+) -> Iterator[tuple[Tensor | None, dict[str, Any]]]:
+    """The losses of the gradient steps after one batch of texts, if it ends a round, and what is logged of them."""
     assert isinstance(router, Pairwise), "made for this kind"
     inputs = Recorder(router.eval())
     with torch.no_grad():
@@ -116,14 +117,14 @@ def loss(
     losses = oracle.alternatives(lm, ids.cpu().numpy(), routes, drawn.numpy(), objectives=(plan.objective,))[0]
     nats = torch.from_numpy(losses).to(ids.device).flatten(0, 1)
     x = inputs.seen[0].reshape(*ids.shape, -1)[:, :-1].flatten(0, 1)
-    if plan.shuffled:
-        x = x[torch.randperm(len(x), generator=draw)]
-    forms = terms_of(drawn).to(ids.device).flatten(0, 1)
-    shares = router.shares(chosen)
-    for _ in range(plan.epochs):
-        for rows in torch.randperm(len(nats), generator=draw).split(max(1, BATCH // number())):
-            found = torch.einsum("rt,rct->rc", router.network(0, x[rows]), forms[rows])
-            want = nats[rows] - nats[rows].mean(-1, keepdim=True)
-            off = (found - found.mean(-1, keepdim=True) - want).square().mean()
-            unexplained = off.item() / max(float(want.square().mean()), 1e-12)
-            yield off, {"loss_nats": out.loss.item(), "unexplained": unexplained, "shares": shares}
+    past.memory.add(shuffled(x.half(), plan, draw), nats - nats.mean(-1, keepdim=True), drawn.flatten(0, 1))
+    record = {"loss_nats": out.loss.item(), "unexplained": float("nan"), "shares": router.shares(chosen)}
+    if not past.round_ends(plan.rounds):
+        yield None, record
+        return
+    for done, parts in past.memory.again(plan.epochs, max(1, BATCH // number()), draw):
+        read, want, some = (part.to(ids.device) for part in parts)
+        found = torch.einsum("rt,rct->rc", router.network(0, read.float()), terms_of(some))
+        off = (found - found.mean(-1, keepdim=True) - want).square().mean()
+        unexplained = off.item() / max(float(want.square().mean()), 1e-12)
+        yield off, {**record, "rate": 1 - done, "unexplained": unexplained}

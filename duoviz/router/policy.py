@@ -7,7 +7,7 @@ a baseline for free!".
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,15 +22,16 @@ from .processes import averaged
 from .straight_through import DUAL, held, names
 
 if TYPE_CHECKING:
+    from .past import Past
     from .training import Stage3
 
 
 def loss(
-    lm: LanguageModel, router: Router, ids: Int[Tensor, "row token"], plan: Stage3, log: Sequence, draw: torch.Generator
+    lm: LanguageModel, router: Router, ids: Int[Tensor, "row token"], plan: Stage3, past: Past, draw: torch.Generator
 ) -> Iterator[tuple[Tensor, dict[str, Any]]]:
     """The loss of a step, and what is logged of it."""
     router.eval().drawn = draw
-    multipliers, taken = held(log, router).to(ids.device), []
+    multipliers, taken = held(past.log, router).to(ids.device), []
     try:
         with holding(NOTED, lambda _, tokens, routing: taken.append(routing.taken())):
             out = forward(lm, router, ids.repeat(plan.samples, 1), plan)

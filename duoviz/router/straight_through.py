@@ -19,6 +19,7 @@ from .budget import budget_loss, forward
 from .linear import NAMES, Router
 
 if TYPE_CHECKING:
+    from .past import Past
     from .training import Stage3
 
 DUAL = 0.03
@@ -28,7 +29,7 @@ it; with 0.1 those of `policy` swing by 0.07."""
 
 
 def loss(
-    lm: LanguageModel, router: Router, ids: Int[Tensor, "row token"], plan: Stage3, log: Sequence, draw: torch.Generator
+    lm: LanguageModel, router: Router, ids: Int[Tensor, "row token"], plan: Stage3, past: Past, draw: torch.Generator
 ) -> Iterator[tuple[Tensor, dict[str, Any]]]:
     """The loss of a step, and what is logged of it."""
     router.drawn = draw
@@ -39,7 +40,7 @@ def loss(
     finally:
         router.drawn = None
     found, shares = budget_loss(means, plan.mixture)
-    multipliers = held(log, router)
+    multipliers = held(past.log, router)
     off = means.mean((0, 1, 2)) - means.new_tensor(plan.mixture.shares)
     total = out.loss + plan.alpha * found + (off * multipliers.to(off.device)).sum()
     moved = multipliers + DUAL * plan.alpha * off.detach().cpu()

@@ -6,7 +6,7 @@ sure. What learned routers must beat. Source: Schuster et al., arXiv 2207.07061 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +17,7 @@ from ..model import LanguageModel
 from .linear import Router
 
 if TYPE_CHECKING:
+    from .past import Past
     from .training import Stage3
 
 NUMBERS = ("frequency", "change", "entropy")
@@ -24,7 +25,7 @@ NUMBERS = ("frequency", "change", "entropy")
 
 
 def loss(
-    lm: LanguageModel, router: Router, ids: Int[Tensor, "row token"], plan: Stage3, log: Sequence, draw: torch.Generator
+    lm: LanguageModel, router: Router, ids: Int[Tensor, "row token"], plan: Stage3, past: Past, draw: torch.Generator
 ) -> Iterator[tuple[Tensor, dict[str, Any]]]:
     """Set the weights by hand; a loss of nothing, and what is logged."""
     with torch.no_grad():
