@@ -7,7 +7,7 @@ import torch
 from conftest import planted_plan, tiny_model
 
 from duoviz import router
-from duoviz.router import KINDS, Mixture, Stage3, training
+from duoviz.router import KINDS, Mixture, Stage3, past, training
 from duoviz.routes import BIG, SMALL
 
 SHARES = Mixture(0.5, 0.5)
@@ -241,3 +241,31 @@ def test_plans_that_make_no_sense_are_refused():
     ):
         with pytest.raises(ValueError, match=message):
             Stage3(SHARES, **wrong)
+
+
+def test_rounds_learn_from_all_that_is_remembered(monkeypatch):
+    for steps, ends in ((6, [1, 2, 4, 5]), (3, [0, 1, 2]), (8, [1, 3, 5, 7])):
+        now = past.Past(steps)
+        found = []
+        for step in range(steps):
+            found += [step] if now.round_ends(4) else []
+            now.log.append({})
+        assert found == ends
+    memory = now.memory
+    memory.add(torch.arange(5.0), torch.arange(5))
+    memory.add(torch.arange(5.0, 9.0), torch.arange(5, 9))
+    done, parts = zip(*memory.again(2, 4, torch.Generator().manual_seed(0)))
+    assert [len(one) for one, _ in parts] == [4, 4, 1] * 2
+    assert list(done) == pytest.approx([0, 1 / 6, 1 / 3, 1 / 2, 2 / 3, 5 / 6])
+    for epoch in (parts[:3], parts[3:]):
+        read, want = (torch.cat(same) for same in zip(*epoch))
+        assert torch.equal(read, want.float())
+        assert sorted(want.tolist()) == list(range(9))
+    again = past.Memory()
+    again.load_state_dict(memory.state_dict())
+    assert [len(one) for one, _ in again.parts] == [5, 4]
+    monkeypatch.setattr(past, "MOST_BYTES", 100)  # 12 bytes a position
+    memory.add(torch.arange(3.0), torch.arange(3))
+    assert [len(one) for one, _ in memory.parts] == [4, 3]
+    memory.add(torch.arange(90.0), torch.arange(90))
+    assert [len(one) for one, _ in memory.parts] == [90]

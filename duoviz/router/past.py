@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from ..model.checkpoint import Log
 
-MOST_BYTES = 2**30
-"""What a memory may take: of the shipped model 330,000 positions."""
+MOST_BYTES = 2**31
+"""What a memory may take: of the shipped model 660,000 positions (while it is learned from, it takes as much again)."""
 
 
 class Memory(nn.Module):
