@@ -136,6 +136,9 @@ def test_pairwise_plans_meet_the_budget_at_every_token_and_are_the_best_by_its_t
     with monkeypatch.context() as patch:
         patch.setattr(router.calibration, "meet", None)  # its budget is met: there is nothing to search for
         assert router.calibrate(made, lm, ids).facts["calibrated"]["big"] == 0.5
+    assert ((made.aimed(Mixture(0.25, 0.75)).routes(lm, ids) == BIG).sum(-1) == 1).all()
+    with pytest.raises(ValueError, match="a router over 'SB': it has learned nothing of '-B'"):
+        made.aimed(Mixture(0.5, 0.0, 0.5))
     seen = []
     hook = lm.model.decoder_layers[0].duo_ffn.register_forward_pre_hook(lambda ffn, args: seen.append(args[0].clone()))
     lm.model(torch.from_numpy(ids), duo_router=made)
@@ -162,6 +165,9 @@ def test_thresholds_take_the_tokens_with_the_larger_numbers(reads, ids, tmp_path
     router.calibrate(made, lm, ids)
     routes = made.routes(lm, ids)
     assert (routes == BIG).mean() == pytest.approx(0.25, abs=0.2 if reads == "frequency" else 0.03)  # many are as rare
+    more = router.calibrate(made.aimed(Mixture(0.75, 0.25)), lm, ids).routes(lm, ids)
+    assert ((more == BIG) >= (routes == BIG)).mean() > 0.9  # a lower threshold
+    assert (more == BIG).mean() > (routes == BIG).mean()
     seen = {}
     hooks = [
         layer.duo_ffn.register_forward_pre_hook(lambda ffn, args: seen.update({ffn.layer_index: args[0].clone()}))

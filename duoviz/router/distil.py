@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 BATCH = 1024
 """Positions of a gradient step, of all processes."""
+MOST = torch.finfo(torch.float16).max
 
 
 def loss(
@@ -44,7 +45,7 @@ def loss(
     )[0]
     gains = torch.from_numpy(losses[..., :1] - losses).to(ids.device).flatten(0, 1)  # [position, layer, choice]
     x = [inputs.seen[layer].reshape(*ids.shape, -1)[:, :-1].flatten(0, 1) for layer in range(lm.layers)]
-    past.memory.add(shuffled(torch.stack(x, 1).half(), plan, draw), gains)
+    past.memory.add(remembered(torch.stack(x, 1), plan, draw), gains)
     record = {"loss_nats": out.loss.item(), "unexplained": float("nan"), "shares": router.shares(chosen)}
     if not past.round_ends(plan.rounds):
         yield None, record
@@ -57,8 +58,9 @@ def loss(
         yield off, {**record, "rate": 1 - done, "unexplained": unexplained}
 
 
-def shuffled(x: Tensor, plan: Stage3, draw: torch.Generator) -> Tensor:
-    """What is read of some positions; dealt out to other positions if the plan says so."""
+def remembered(x: Tensor, plan: Stage3, draw: torch.Generator) -> Tensor:
+    """What is read of some positions, float16; dealt out to other positions if the plan says so."""
+    x = x.clamp(-MOST, MOST).half()
     return x[torch.randperm(len(x), generator=draw)] if plan.shuffled else x
 
 

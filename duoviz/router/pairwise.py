@@ -19,7 +19,7 @@ from torch import Tensor
 from .. import oracle
 from ..model import LanguageModel
 from ..routes import BIG, Space
-from .distil import BATCH, Recorder, shuffled
+from .distil import BATCH, Recorder, remembered
 from .linear import Mixture, Router
 from .processes import number
 
@@ -117,7 +117,7 @@ def loss(
     losses = oracle.alternatives(lm, ids.cpu().numpy(), routes, drawn.numpy(), objectives=(plan.objective,))[0]
     nats = torch.from_numpy(losses).to(ids.device).flatten(0, 1)
     x = inputs.seen[0].reshape(*ids.shape, -1)[:, :-1].flatten(0, 1)
-    past.memory.add(shuffled(x.half(), plan, draw), nats - nats.mean(-1, keepdim=True), drawn.flatten(0, 1))
+    past.memory.add(remembered(x, plan, draw), nats - nats.mean(-1, keepdim=True), drawn.flatten(0, 1))
     record = {"loss_nats": out.loss.item(), "unexplained": float("nan"), "shares": router.shares(chosen)}
     if not past.round_ends(plan.rounds):
         yield None, record
