@@ -87,6 +87,18 @@ def test_they_are_judged_together_and_the_best_are_kept(trained, study, tmp_path
     assert router.load(kept[0]).facts["seed"] == int(np.argmin(losses))
 
 
+def test_what_was_judged_is_kept_for_the_same_question_only(trained, study, monkeypatch):
+    monkeypatch.setattr("duoviz.study.study.CALIBRATION", 8)
+    made = {"distil": contest.trained(trained[0], layers=4, budgets=(2,))["distil"]}
+    ways = {"context": "reference:big", "searched": 2}
+    first = contest.judged(study, made, **ways)["judged"]
+    monkeypatch.setattr("duoviz.evaluation.routers", None)  # what is kept is not judged again
+    pd.testing.assert_frame_equal(contest.judged(study, made, **ways)["judged"], first)
+    for other in (replace(study, groups=2), replace(study, seed=1)):
+        with pytest.raises(TypeError, match="not callable"):
+            contest.judged(other, made, **ways)
+
+
 def test_bad_input_is_refused(study, tmp_path):
     with pytest.raises(ValueError, match="holds no routers"):
         contest.trained(tmp_path, layers=4)
@@ -95,6 +107,16 @@ def test_bad_input_is_refused(study, tmp_path):
     assert "kinds ['luck']: allowed are budget, straight-through" in done.output.replace("\n", " ")
     wrong = CliRunner().invoke(app, ["routers", "--budgets", "two", "--out", str(tmp_path)])
     assert "budgets 'two': give the numbers of big layers" in wrong.output
+    for given, said in (
+        (["--at", "1,12"], "budget 12 of 12 layers leaves nothing to choose"),
+        (["--searched", "0"], "searched 0"),
+        (["--judge", "shipped-poetry"], "shipped-poetry"),
+        (["--tokens", "0"], "tokens 0"),
+    ):
+        refused = CliRunner().invoke(app, ["routers", *given, "--out", str(tmp_path / "none")])
+        assert refused.exit_code == 2
+        assert said in refused.output.replace("\n", " ")
+        assert not list((tmp_path / "none").glob("*/*/*"))  # before anything is trained
 
 
 def test_targets_are_claims_about_the_best_learned_kind():

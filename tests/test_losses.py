@@ -1,6 +1,7 @@
 """Route losses as data."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -45,6 +46,16 @@ def test_rounded_losses_are_within_half_a_step(folder, tmp_path):
     done = CliRunner().invoke(app, [*ASKED, "--step", "0.00001", "--out", str(tmp_path / "y")])
     assert done.exit_code == 2
     assert "with steps of 1e-05 the most is 0.66" in done.output
+    for step in ("nan", "-1"):
+        assert CliRunner().invoke(app, [*ASKED, "--step", step, "--out", str(tmp_path / "z")]).exit_code == 2
+
+
+def test_what_an_earlier_version_wrote_is_read(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "old")
+    schema = json.loads((folder / "schema.json").read_text())
+    del schema["step_nats"]
+    (tmp_path / "old" / "schema.json").write_text(json.dumps(schema))
+    np.testing.assert_array_equal(losses.read(tmp_path / "old")[2]["nll"], losses.read(folder)[2]["nll"])
 
 
 def test_what_was_cut_off_is_finished_and_nothing_is_computed_twice(folder, tmp_path):

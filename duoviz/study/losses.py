@@ -27,6 +27,7 @@ import pandas as pd
 
 from .. import oracle, routes
 from ..places import replaced
+from ..records import above_zero
 from .sweep import Files, Sweep
 
 OBJECTIVES = ("nll", "expected")
@@ -47,6 +48,10 @@ class LossSweep(Sweep):
     objectives: Sequence[str] = OBJECTIVES
     step: float = 0.0
     batch: int = 1
+
+    def __post_init__(self) -> None:
+        if self.step:
+            above_zero(step=self.step)
 
     def begin(self) -> Callable[[slice], Files]:
         """Write the schema and the routes; returns what writes the parts.
@@ -135,7 +140,7 @@ def read(folder: Path | str) -> tuple[np.ndarray, pd.DataFrame, dict[str, np.nda
         )
     table = pd.concat([pd.read_parquet(part) for part in parts], ignore_index=True)
     losses = {name: np.stack(table.pop(name).to_list()) for name in schema["objectives"]}
-    if step := schema["step_nats"]:
+    if step := schema.get("step_nats", 0.0):
         losses = {name: values.astype(np.float32) * np.float32(step) for name, values in losses.items()}
     texts = pd.read_parquet(folder / "routes.parquet")["route"].to_list()
     return routes.parse(texts, layers=len(texts[0])), table, losses

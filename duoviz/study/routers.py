@@ -86,7 +86,9 @@ def train(
     layers = configuration(places.found(model)).num_hidden_layers
     for (name, own), big, seed in product(kinds.items(), budgets, range(seeds)):
         folder, asked = out / f"{name}-{big}" / str(seed), {**own, "seed": seed}
-        asked |= ({"tokens": tokens} if tokens else {}) | ({"bf16": True} if bf16 and own["kind"] in FORWARD else {})
+        asked |= ({} if tokens is None else {"tokens": tokens}) | (
+            {"bf16": True} if bf16 and own["kind"] in FORWARD else {}
+        )
         if seed and (own["kind"] == "threshold" or name in CONTROLS):
             continue
         if (folder / "router.json").is_file():
@@ -117,8 +119,8 @@ def judged(
 ) -> dict[str, pd.DataFrame]:
     """What routers are worth on the texts of a study.
 
-    Offsets are set on calibration text of the same source, without its labels. Tables: `judged` (see `evaluation.routers`, with
-    the kind's name) and `policies` (what label-free policy and oracle gain: see `frames.over_fixed`).
+    Offsets are set on calibration text of the same source, without its labels. Tables: `judged` (see `evaluation.routers`; `name`
+    is the kind) and `policies` (what label-free policy and oracle gain: see `frames.over_fixed`).
 
     Args:
         study: its documents are judged.
@@ -147,8 +149,11 @@ def _of_kind(
     """The judge's table of the routers of one kind on one source; it is kept, so that a contest that was cut off goes on."""
     tokens = study.tokens(source)
     ways: dict[str, Any] = {"known": {source: known}, "meet": {source: study.calibration(source)}}
-    asked = {"routers": {name: evaluation.identity(one) for name, one in made.items()}, "context": context}
-    searched = len(known["oracle"].loss_nats[0])
+    asked: dict[str, Any] = {
+        "routers": {name: evaluation.identity(one) for name, one in made.items()},
+        "context": context,
+    }
+    asked |= {"searched": len(known["oracle"].loss_nats[0]), "seed": study.seed, **about(tokens, study.space())}
 
     def compute(_: Keep) -> dict[str, pd.DataFrame]:
         firsts = {name: one for name, one in made.items() if name.endswith("/0")}
@@ -157,7 +162,7 @@ def _of_kind(
         tables += [evaluation.routers(study.lm, [tokens], others, controls=("",), **ways)] if others else []
         return {"judged": pd.concat(tables, ignore_index=True)}
 
-    return study.cached("judged", {**about(tokens), **asked, "searched": searched}, compute)["judged"]
+    return study.cached("judged", asked, compute)["judged"]
 
 
 def trained(out: Path, *, layers: int, budgets: Sequence[int] = JUDGED) -> Made:
