@@ -98,9 +98,7 @@ def routers(
     ] = None,
 ) -> None:
     """Train routers of every kind, with several seeds, and compare them on the same texts (hours on two cores)."""
-    from .. import corpus, store, study
-    from ..records import whole
-    from ..router import Mixture
+    from .. import store, study
     from ..study import routers as contest
 
     asked = [name.strip() for name in kinds.split(",") if name.strip()] or [*contest.KINDS]
@@ -111,11 +109,7 @@ def routers(
         numbers_of(text, name=name, what="big layers") for name, text in (("budgets", budgets), ("at", at))
     )
     own = study.Study(model=model, sources=tuple(judge.split(",")), documents=documents, length=length, groups=groups)
-    whole(searched=searched, **({} if tokens is None else {"tokens": tokens}))  # before hours of training
-    for name in own.sources:
-        corpus.check(name)
-    for number in (*numbers, *compared):
-        Mixture.from_budget(number, own.lm.layers)
+    contest.check(own, (*numbers, *compared), tokens=tokens, searched=searched)
     contest.train(model, out, budgets=numbers, kinds={name: contest.KINDS[name] for name in asked}, **ways)
     made = contest.trained(out, layers=own.lm.layers, budgets=compared)
     tables = contest.judged(own, made, searched=searched, context=context)

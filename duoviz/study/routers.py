@@ -14,7 +14,7 @@ import pandas as pd
 from .. import claims, corpus, evaluation, frames, metrics, places, router, store, training
 from ..model import configuration
 from ..oracle import Keep
-from ..records import Curve
+from ..records import Curve, whole
 from .study import Study
 from .survey import about
 from .training import train_router
@@ -52,6 +52,19 @@ NEAR_BIG = 6
 MEASURED = ("over_fixed_nats", "label_free_gap_closed", "over_big_nats")
 Made = Mapping[str, Mapping[str, router.Router]]
 """Routers by the name of their kind, each as `<router>/<seed>`."""
+
+
+def check(study: Study, budgets: Sequence[int], *, tokens: int | None, searched: int) -> None:
+    """Refuse, before hours of training, what `train` or `judged` would.
+
+    Raises:
+        ValueError: numbers below 1, budgets that leave nothing to choose, an unknown source.
+    """
+    whole(searched=searched, **({} if tokens is None else {"tokens": tokens}))
+    for source in study.sources:
+        corpus.check(source)
+    for big in budgets:
+        router.Mixture.from_budget(big, study.lm.layers)
 
 
 def train(
